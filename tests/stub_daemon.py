@@ -1,0 +1,103 @@
+"""A daemon for tests: starts in 20 ms, counts steps in a status file, and does on request what daemons do wrong."""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    options = parse()
+    folder = options.folder
+    lock = os.open(folder / "alone.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        append(folder / "violations.txt", f"pid {os.getpid()} found another daemon beside it")
+    step = last_checkpoint(folder)
+    run = os.environ.get("TRAINGUARD_RUN")
+    append(
+        folder / "starts.jsonl", json.dumps({"pid": os.getpid(), "run": run, "step": step, "at": time.time()})
+    )
+    if options.ignore_term:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for kind in options.worker:
+        start_worker(folder, kind, lock)
+    if options.exit_at_once is not None:
+        return options.exit_at_once
+    if options.fork_away:
+        if os.fork():
+            return 0
+        os.setsid()
+        options.fork_away.write_text(str(os.getpid()))
+    while step < options.steps:
+        time.sleep(options.pace)
+        step += 1
+        if options.hang_at == step and not (folder / "hung").exists():
+            (folder / "hung").touch()
+            time.sleep(3600)
+        tell(folder, step, options.steps)
+        if step % options.save_every == 0:
+            (folder / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
+        if options.exit_at == step and not (folder / "exited").exists():
+            (folder / "exited").touch()
+            return options.exit_code
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--pace", type=float, default=0.02)
+    parser.add_argument("--save-every", type=int, default=10)
+    parser.add_argument("--exit-at-once", type=int)
+    parser.add_argument("--exit-at", type=int, help="once, with --exit-code")
+    parser.add_argument("--exit-code", type=int, default=1)
+    parser.add_argument("--hang-at", type=int, help="once")
+    parser.add_argument("--ignore-term", action="store_true")
+    parser.add_argument("--fork-away", type=Path, metavar="PID_FILE")
+    parser.add_argument(
+        "--worker", action="append", default=[], choices=["plain", "setsid", "double", "stubborn"]
+    )
+    return parser.parse_args()
+
+
+def start_worker(folder: Path, kind: str, lock: int) -> None:
+    """A child that lives for an hour: in our session, in its own, forked twice, or deaf to SIGTERM in its own."""
+    if os.fork():
+        return
+    os.close(lock)
+    if kind in ("setsid", "stubborn", "double"):
+        os.setsid()
+    if kind == "double" and os.fork():
+        os._exit(0)
+    if kind == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    append(folder / "workers.jsonl", json.dumps({"pid": os.getpid(), "kind": kind}))
+    time.sleep(3600)
+    os._exit(0)
+
+
+def last_checkpoint(folder: Path) -> int:
+    steps = [int(one.name.partition("-")[2]) for one in (folder / "checkpoints").glob("checkpoint-*")]
+    return max(steps, default=0)
+
+
+def tell(folder: Path, step: int, total: int) -> None:
+    temporary = folder / "status.json.tmp"
+    temporary.write_text(json.dumps({"current_step": step, "total_steps": total, "loss": 1 / step}))
+    temporary.replace(folder / "status.json")
+
+
+def append(file: Path, line: str) -> None:
+    with file.open("a") as stream:
+        stream.write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What the command lines of the four scripts share: arguments, the error boundary, coloured marks."""
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from trainguard import VERSION
+from trainguard.config import ConfigError, ExpectedError, check_paths, describe, load_settings
+from trainguard.health import MARKS, Status
+
+COLOURS = {Status.OK: "32", Status.ATTENTION: "33", Status.BAD: "31", Status.UNKNOWN: "35"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose wrong usage is exit code 3: 2 would be read as a critical machine."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Status.UNKNOWN, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser(doc: str | None, script_path: str | Path) -> Parser:
+    """A parser with the options that every script has; a script adds its own.
+
+    `doc` is the script's docstring, which --help prints; `script_path` its `__file__`. Parsed, they
+    are `config` (Path; default: config.yaml beside the script, also where a link leads to it) and
+    `check_config` (bool).
+    """
+    script = Path(script_path).resolve()
+    made = Parser(
+        prog=script.name,
+        description=(doc or "").strip().replace("%(prog)s", script.name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=script.parent / "config.yaml",
+        help="the settings (default: config.yaml beside this script)",
+    )
+    made.add_argument(
+        "--check-config",
+        action="store_true",
+        help="say what the settings come to on this machine, and exit: 0 if they will do, 3 if not",
+    )
+    made.add_argument("--version", action="version", version=f"{script.name} {VERSION}")
+    return made
+
+
+def check_config(path: Path) -> Status:
+    """Print what the settings in `path` come to here (stdout) and every problem (stderr): OK, or UNKNOWN.
+
+    Creates nothing. Exit code 3 for a problem, not 2: it is about the question, not the machine's health.
+    """
+    try:
+        settings = load_settings(path)
+    except ConfigError as error:
+        return tell_problems(error)
+    rows = describe(settings)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")
+    if problems := check_paths(settings):
+        sys.stdout.flush()  # the rows come before the problems, also where both go to one file
+        return tell_problems(ConfigError(tuple(problems), settings.path))
+    print(marked(Status.OK, f"{near(path)}: these settings will do"))
+    return Status.OK
+
+
+def tell_problems(error: ConfigError) -> Status:
+    """One line per problem on stderr; UNKNOWN."""
+    for problem in error.problems:
+        complain(marked(Status.BAD, f"{near(error.path)}: {problem}", sys.stderr))
+    return Status.UNKNOWN
+
+
+def guarded(body: Callable[[], int], script: str) -> int:
+    """The exit code of `body`, also where it raises: the one place that turns exceptions into sentences.
+
+    `script` is the script's name or `__file__`. A wrong configuration, an expected error or an OSError is a
+    sentence on stderr and 3, a bug a trace and 3, ctrl-C 3. A reader that closed stdout (`| head`) is no
+    error: a body that had ended keeps its code. The code of a SystemExit (argparse's) is returned as well.
+    """
+    name = Path(script).name
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be text
+    code: int = Status.UNKNOWN
+    try:
+        code = int(body())
+        flush()
+    except ConfigError as error:
+        tell_problems(error)
+    except SystemExit as stop:
+        code = exit_code(stop)
+        flush_quietly()
+    except BrokenPipeError as error:
+        if reader_is_gone():
+            drop_output()
+        else:
+            code = Status.UNKNOWN
+            complain(f"{name}: {error_sentence(error)}")
+    except (ExpectedError, OSError) as error:
+        code = Status.UNKNOWN
+        complain(f"{name}: {error_sentence(error)}")
+        flush_quietly()
+    except KeyboardInterrupt:
+        code = Status.UNKNOWN
+        complain(f"{name}: interrupted")
+        flush_quietly()
+    except Exception:
+        import traceback  # costs memory, and only a bug needs it
+
+        code = Status.UNKNOWN
+        complain(f"{traceback.format_exc()}{name}: this is a bug in {name}; the trace above says where")
+        flush_quietly()
+    return code
+
+
+def exit_code(stop: SystemExit) -> int:
+    """The code that `stop` carries, as the interpreter reads it; a text is told on stderr, with code 3."""
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    complain(str(stop.code))
+    return Status.UNKNOWN
+
+
+def error_sentence(error: Exception) -> str:
+    """An expected error in one line: of an OSError, the file and what the system says about it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+
+
+def flush() -> None:
+    """Write out what was printed. Raises OSError."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
+
+
+def flush_quietly() -> None:
+    """Write out what was printed, or drop it where that fails."""
+    try:
+        flush()
+    except OSError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Lead stdout nowhere: the interpreter flushes it at its end, and would complain with code 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more: poll(2) says POLLERR of such a pipe, POLLHUP of a socket."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def complain(text: str) -> None:
+    """A line on stderr, if there is one that can be written: the exit code says the rest."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return
+
+
+def marked(status: Status, text: str, stream: TextIO | None = None) -> str:
+    """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal."""
+    mark = MARKS[status]
+    if in_colour(stream or sys.stdout):
+        mark = f"\x1b[{COLOURS[status]}m{mark}\x1b[0m"
+    return f"{mark}  {text}"
+
+
+def in_colour(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal that shows colours, and the user wants them (https://no-color.org)."""
+    if stream is None or stream.closed or not stream.isatty():
+        return False
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def near(path: Path) -> Path:
+    """`path` as it is seen from the current folder, where it lies below it; else as it is."""
+    try:
+        return path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return path

@@ -1,0 +1,89 @@
+"""Files, touched safely: written whole, read with a bound, never through a trap somebody laid."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+READ_LIMIT = 1 << 20
+
+
+def read_small(path: Path, limit: int = READ_LIMIT, follow: bool = True) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises OSError: also for a folder, a FIFO or a device (which would block or never end), for a file over
+    the limit (EFBIG), and for a symbolic link where `follow` is false (ELOOP).
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = os.read(descriptor, limit + 1)
+        if len(content) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def read_range(path: Path, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` of a regular file, fewer where it is shorter. Raises OSError like `read_small`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.pread(descriptor, max(0, end - start), start)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content`: a reader sees the old or the new, never a part.
+
+    `durable` waits until it would survive a power cut. Raises OSError; then the old content stands.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+    )
+    try:
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one line in one write, so that lines of several writers do not mix. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, (b"\n" if torn else b"") + line + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Create `path` whole unless it exists already; says whether it did. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary.write_bytes(content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

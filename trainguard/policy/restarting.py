@@ -1,0 +1,73 @@
+"""After an end: restart at once, cool down until the window allows, or park."""
+
+from trainguard.health import Status
+from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
+from trainguard.policy.limits import restarts_left, window_opens
+from trainguard.policy.turn import Turn, in_words
+from trainguard.policy.values import Phase
+
+
+def want_restart(turn: Turn) -> None:
+    state, now, limits = turn.state, turn.seen.now, turn.settings.restart
+    turn.change(stop_reason=None)
+    if state.rounds > limits.rounds:
+        park(turn)
+    elif state.paused:
+        turn.enter(Phase.COOLING, "paused by a person; nothing is started")
+        turn.change(next_try=now)
+        decided(turn, "paused by a person: no restart")
+    elif restarts_left(state, now, turn.settings):
+        decided(turn, f"restart at once ({restarts_left(state, now, turn.settings)} were left in the window)")
+        begin(turn, counted=True)
+    else:
+        turn.change(rounds=state.rounds + 1)
+        if turn.state.rounds > limits.rounds:
+            park(turn)
+        else:
+            cool(turn)
+
+
+def cool(turn: Turn) -> None:
+    state, now, limits = turn.state, turn.seen.now, turn.settings.restart
+    next_try = window_opens(state, now, turn.settings)
+    text = (
+        f"{limits.max_restarts} restarts within {limits.window:g} s are the limit; "
+        f"the next try is in {in_words(next_try - now)} (round {state.rounds} of {limits.rounds})"
+    )
+    turn.enter(Phase.COOLING, text)
+    turn.change(next_try=next_try)
+    turn.tell("limit", Status.BAD, text)
+    decided(turn, text)
+
+
+def park(turn: Turn) -> None:
+    now, limits = turn.seen.now, turn.settings.restart
+    next_try = max(now + limits.parked_retry, window_opens(turn.state, now, turn.settings))
+    text = (
+        f"parked: {limits.rounds} rounds of restarts gave no new step; it is tried again every "
+        f"{in_words(limits.parked_retry)}; mend the cause, then say --resume"
+    )
+    turn.enter(Phase.PARKED, text)
+    turn.change(next_try=next_try)
+    turn.tell("parked", Status.BAD, text)
+    decided(turn, text)
+
+
+def decided(turn: Turn, text: str) -> None:
+    if turn.state.incident is not None and not turn.state.incident.closed:
+        earlier = turn.state.incident.decision
+        turn.change_incident(decision=f"{earlier}; {text}" if earlier else text)
+        turn.record()
+
+
+def when_waiting(turn: Turn) -> None:
+    """Cooling or parked: a daemon that somebody else started is welcome; otherwise the clock decides."""
+    state, seen = turn.state, turn.seen
+    if adopt_if_alive(turn) or clear_if_needed(turn) or state.paused:
+        return
+    if state.next_try is not None and seen.now < state.next_try:
+        return
+    if restarts_left(state, seen.now, turn.settings):
+        begin(turn, counted=True)
+    else:
+        turn.change(next_try=window_opens(state, seen.now, turn.settings))

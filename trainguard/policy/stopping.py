@@ -1,0 +1,121 @@
+"""Stopping a daemon rung by rung, and clearing what a dead one left behind."""
+
+from trainguard.health import Status
+from trainguard.policy.beginning import adopt_if_alive
+from trainguard.policy.ending import ended, is_finished
+from trainguard.policy.restarting import want_restart
+from trainguard.policy.turn import Turn
+from trainguard.policy.values import STOP_BY_PERSON, Alive, Gone, Phase, Signal
+
+
+def begin_stopping(turn: Turn, why: str) -> None:
+    turn.enter(Phase.STOPPING, f"stopping the daemon: {why}")
+    turn.change(stop_reason=why, rung=-1, deadline=turn.seen.now)
+
+
+def when_stopping(turn: Turn) -> None:
+    daemon, seen, state = turn.seen.daemon, turn.seen, turn.state
+    if isinstance(daemon, Gone):
+        ended(turn, daemon.ending)
+    if not isinstance(daemon, Alive):
+        return
+    turn.change(descendants=tuple(leftover.identity for leftover in seen.leftovers))
+    if state.paused or (state.deadline is not None and seen.now < state.deadline):
+        return
+    ladder = turn.settings.daemon.stop
+    rung = state.rung + 1
+    if rung >= len(ladder):
+        turn.tell_once(
+            "stuck", Status.BAD, f"pid {daemon.identity.pid} does not end; nothing is started beside it"
+        )
+        return
+    step = ladder[rung]
+    if step.signal == "SIGKILL" and seen.saving:
+        hold = (
+            state.hold_until
+            if state.hold_until is not None
+            else seen.now + turn.settings.checkpoints.save_timeout
+        )
+        turn.change(hold_until=hold)
+        if seen.now < hold:
+            turn.tell_once(
+                "saving", Status.ATTENTION, "SIGKILL is held back: files in the checkpoint folder grow"
+            )
+            return
+    turn.change(rung=rung, deadline=seen.now + step.wait)
+    turn.tell("signal", Status.ATTENTION, f"{step.signal} to pid {daemon.identity.pid}: {state.stop_reason}")
+    turn.actions.append(Signal(daemon.identity, step.signal))
+    if step.signal != "SIGKILL":
+        # A stopped process gets to its signal handler only when it is continued.
+        turn.actions.append(Signal(daemon.identity, "SIGCONT"))
+
+
+def when_clearing(turn: Turn) -> None:
+    seen, state = turn.seen, turn.state
+    if state.stop_reason is None and adopt_if_alive(turn):
+        return
+    turn.change(descendants=tuple(leftover.identity for leftover in seen.leftovers))
+    if not seen.leftovers:
+        if seen.proven:
+            cleared(turn)
+        elif not state.told:
+            turn.tell_once(
+                "unproven", Status.ATTENTION, "processes of the run may still live; nothing is started yet"
+            )
+        return
+    names = ", ".join(f"{leftover.name} (pid {leftover.identity.pid})" for leftover in seen.leftovers[:8])
+    more = f" and {len(seen.leftovers) - 8} more" if len(seen.leftovers) > 8 else ""
+    if state.paused or turn.settings.watchdog.orphans == "report":
+        why = "paused" if state.paused else "orphans: report"
+        turn.tell_once(
+            "orphans", Status.BAD, f"the run left {names}{more}; nothing is started while they live ({why})"
+        )
+        note_orphans(turn)
+        return
+    fresh = [leftover for leftover in seen.leftovers if leftover.identity not in state.signalled]
+    if state.deadline is None:
+        turn.change(deadline=seen.now + turn.settings.watchdog.orphan_grace, rung=0)
+        turn.tell("orphans", Status.ATTENTION, f"the run left {names}{more}; they get SIGTERM")
+        note_orphans(turn)
+    elif seen.now >= state.deadline:
+        kill_leftovers(turn, names + more)
+        return
+    for leftover in fresh:
+        turn.actions += [Signal(leftover.identity, "SIGTERM"), Signal(leftover.identity, "SIGCONT")]
+    turn.change(signalled=(*turn.state.signalled, *(leftover.identity for leftover in fresh)))
+
+
+def kill_leftovers(turn: Turn, names: str) -> None:
+    """The grace is over: SIGKILL at each look until they are gone; that they stay is said after ten seconds."""
+    if turn.state.rung == 0:
+        turn.change(rung=1, hold_until=turn.seen.now + 10)
+        turn.tell("orphans", Status.ATTENTION, f"SIGKILL to {names}")
+    elif turn.state.hold_until is not None and turn.seen.now >= turn.state.hold_until:
+        states = ", ".join(f"pid {one.identity.pid} in state {one.state}" for one in turn.seen.leftovers[:8])
+        turn.tell_once(
+            "stuck", Status.BAD, f"SIGKILL has no effect on {states}; nothing is started beside them"
+        )
+    turn.actions += [Signal(leftover.identity, "SIGKILL") for leftover in turn.seen.leftovers]
+    turn.change(deadline=turn.seen.now + 0.25 if turn.state.told == "" else turn.seen.now + 5)
+
+
+def note_orphans(turn: Turn) -> None:
+    turn.change_incident(orphans=turn.seen.leftovers)
+    turn.record()
+
+
+def cleared(turn: Turn) -> None:
+    """Nothing of the former run lives any more: end, or begin again."""
+    state, run = turn.state, turn.state.run
+    turn.change(descendants=())
+    if state.stop_reason == STOP_BY_PERSON:
+        turn.tell("stopped", Status.OK, "stopped by a person, with the daemon")
+        turn.end(Phase.STOPPED, "stopped by a person, with the daemon; --start begins again")
+    elif run is None or run.ending is None:
+        turn.enter(Phase.NEW, "nothing of an earlier run is left")
+    elif is_finished(turn):
+        step = "" if run.step is None else f" at step {run.step}"
+        turn.tell("finished", Status.OK, f"the daemon has finished{step}")
+        turn.end(Phase.FINISHED, f"the daemon finished{step}; --start begins again")
+    else:
+        want_restart(turn)

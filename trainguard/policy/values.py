@@ -1,0 +1,247 @@
+"""The values of the policy: what was seen, what is remembered, what is to be done. All frozen."""
+
+from enum import Enum
+
+import msgspec
+
+from trainguard.health import Status
+from trainguard.identity import Identity
+
+
+class Phase(str, Enum):
+    """Where one daemon's supervision stands."""
+
+    NEW = "new"  # nothing was started yet, or a person said --start
+    STARTING = "starting"  # a child may stand at the gate; it may not have been let through
+    RUNNING = "running"
+    STOPPING = "stopping"  # the daemon is being stopped, rung by rung
+    CLEARING = "clearing"  # the daemon is gone, processes of its run are not
+    COOLING = "cooling"  # down; the next try waits for the window
+    PARKED = "parked"  # down; tries are rare until a person or a new step helps
+    FINISHED = "finished"
+    STOPPED = "stopped"  # by a person
+
+
+OVER = (Phase.FINISHED, Phase.STOPPED)
+
+
+class Request(str, Enum):
+    """What a person asks of the watchdog."""
+
+    START = "start"
+    STOP = "stop"
+    STOP_WITH_DAEMON = "stop-with-daemon"
+    PAUSE = "pause"
+    RESUME = "resume"
+    LEAVE = "leave"  # end the watchdog for now: SIGTERM, Ctrl-C
+
+
+class How(str, Enum):
+    """In which way a run ended."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    UNKNOWN = "unknown"  # not our child, and nobody kept its status
+    NOT_STARTED = "not_started"
+    REBOOT = "reboot"
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a run ended: `code` is its exit code or signal number, `text` what is known where there is none."""
+
+    how: How
+    code: int | None = None
+    text: str = ""
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The daemon lives. `run_id` is None for one that a PID file named and that bears no mark of ours."""
+
+    identity: Identity
+    run_id: str | None
+    adopted: bool
+    frozen: bool = False
+
+
+class AtGate(msgspec.Struct, frozen=True):
+    """A child waits to be let through."""
+
+    identity: Identity
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """The daemon does not live."""
+
+    ending: Ending
+
+
+class Leftover(msgspec.Struct, frozen=True):
+    """A living process of the run besides the daemon."""
+
+    identity: Identity
+    name: str
+    state: str
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How far the run is, as far as anything tells; `advances` and `signs` count up from look to look."""
+
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    source: str | None = None
+    advances: int = 0
+    signs: int = 0
+    ended: bool = False
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One look at the world.
+
+    `first` marks the first look of a watchdog, `token` makes a run id unique; `proven` is false where the
+    look may have missed a living process; `checkpoint_step` is 0 where there is no checkpoint yet, None where
+    nobody says where they would be.
+    """
+
+    now: float
+    wall: float
+    boot: str
+    token: str = ""
+    first: bool = False
+    daemon: Alive | AtGate | Gone | None = None
+    leftovers: tuple[Leftover, ...] = ()
+    proven: bool = True
+    standing: Standing = Standing()
+    saving: bool = False
+    log_size: int = 0
+    checkpoint: str | None = None
+    checkpoint_step: int | None = None
+    request: Request | None = None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One life of the daemon. `began` is the moment of its gate, or of its adoption where that is unknown."""
+
+    id: str
+    number: int
+    began: float
+    began_wall: float
+    log_start: int = 0
+    resumed_from: int | None = None
+    identity: Identity | None = None
+    adopted: bool = False
+    marked: bool = True
+    first_step: int | None = None
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    source: str | None = None
+    stepped: bool = False
+    moved_at: float | None = None
+    advances: int = 0
+    signs: int = 0
+    ended: bool = False
+    told_hung: bool = False
+    told_silent: bool = False
+    ending: Ending | None = None
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """One crash or hang, from its discovery to the first new step after it. Steps lost are repeated steps."""
+
+    id: str
+    kind: str
+    at: float
+    at_wall: float
+    run_id: str
+    run_number: int
+    pid: int | None
+    ending: Ending | None
+    step: int | None
+    total: int | None
+    loss: float | None
+    checkpoint: str | None
+    checkpoint_step: int | None
+    log_start: int
+    log_end: int
+    decision: str = ""
+    orphans: tuple[Leftover, ...] = ()
+    next_run_id: str | None = None
+    seconds_to_new_process: float | None = None
+    seconds_to_new_step: float | None = None
+    first_new_step: int | None = None
+    steps_lost: int | None = None
+    closed: bool = False
+
+
+class State(msgspec.Struct, frozen=True):
+    """All that must survive the watchdog. `restarts` are the counted starts that may be in the window."""
+
+    phase: Phase = Phase.NEW
+    reason: str = "nothing was started yet"
+    boot: str = ""
+    looked_at: float = 0.0
+    looked_wall: float = 0.0
+    watching: bool = True
+    paused: bool = False
+    run: Run | None = None
+    descendants: tuple[Identity, ...] = ()
+    runs: int = 0
+    restarts: tuple[float, ...] = ()
+    rounds: int = 0
+    highest_step: int | None = None
+    has_source: bool = False
+    next_try: float | None = None
+    stop_reason: str | None = None
+    rung: int = 0
+    deadline: float | None = None
+    hold_until: float | None = None
+    signalled: tuple[Identity, ...] = ()
+    told: str = ""
+    incident: Incident | None = None
+
+
+class Fork(msgspec.Struct, frozen=True):
+    """Put a child at the gate; harmless until `Release`."""
+
+    run: Run
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Open the gate: from here on the daemon runs."""
+
+    run: Run
+
+
+class Dismiss(msgspec.Struct, frozen=True):
+    """Send the child at the gate away."""
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Signal one process of the run."""
+
+    target: Identity
+    signal: str
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Say it: one line for a person, one event for later readers."""
+
+    event: str
+    status: Status
+    text: str
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Write the incident as it is known by now."""
+
+    incident: Incident
+
+
+Action = Fork | Release | Dismiss | Signal | Tell | Record
+
+
+STOP_BY_PERSON = "a person asked for it"
+
+
+STOP_FOR_HANG = "it hung"

@@ -1,0 +1,156 @@
+"""Reports: what `--status` says, as an object and as lines."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trainguard import incidents, processes
+from trainguard.config import Settings
+from trainguard.health import Status
+from trainguard.policy import OVER, Action, Fork, Phase, Record, Signal, State, Tell, restarts_left
+from trainguard.run_folder import RunFolder
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """One daemon's supervision now. Times are local ISO 8601, durations seconds, None is unknown or none."""
+
+    name: str
+    phase: str
+    reason: str
+    watchdog: int | None
+    paused: bool
+    pid: int | None
+    run: str | None
+    step: int | None
+    total: int | None
+    loss: float | None
+    seconds_since_step: float | None
+    restarts_left: int
+    next_try: str | None
+    seconds_to_next_try: float | None
+    incident: str | None
+    incidents: int
+    status: str
+
+
+def report_status(settings: Settings, folder: RunFolder, state: State) -> StatusReport:
+    """Join the saved state with what lives now: a state may be older than its watchdog's death."""
+    watchdog = folder.watchdog()
+    run = state.run
+    now, wall = time.monotonic(), time.time()
+    same_boot = state.boot == _boot_id()
+    process = None if run is None or run.identity is None else processes.read_process(run.identity.pid)
+    alive = (
+        run is not None
+        and run.identity is not None
+        and process is not None
+        and processes.same_process(process.identity, run.identity)
+        and not processes.is_gone(process)
+    )
+    phase, reason = state.phase.value, state.reason
+    if watchdog is None and state.phase not in OVER and state.phase is not Phase.NEW:
+        if alive:
+            reason = "the daemon runs unwatched; daemon_watchdog.py --ensure watches it again"
+        else:
+            phase, reason = (
+                "down",
+                "neither the daemon nor a watchdog runs; daemon_watchdog.py --ensure starts both",
+            )
+    next_try = None if state.next_try is None or not same_boot or watchdog is None else state.next_try - now
+    moved = None if run is None or run.moved_at is None or not same_boot or not alive else now - run.moved_at
+    known = incidents.list_records(folder.incidents)
+    report = StatusReport(
+        name=settings.daemon.name,
+        phase=phase,
+        reason=reason,
+        watchdog=None if watchdog is None else watchdog.identity.pid,
+        paused=state.paused,
+        pid=run.identity.pid if alive and run is not None and run.identity is not None else None,
+        run=None if run is None else run.id,
+        step=None if run is None else run.step,
+        total=None if run is None else run.total,
+        loss=None if run is None else run.loss,
+        seconds_since_step=moved,
+        restarts_left=restarts_left(state, now, settings) if same_boot else settings.restart.max_restarts,
+        next_try=None
+        if next_try is None
+        else time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(wall + next_try)),
+        seconds_to_next_try=None if next_try is None else max(0.0, next_try),
+        incident=str(incidents.folder_of(folder.incidents, known[-1].id)) if known else None,
+        incidents=len(known),
+        status="",
+    )
+    return msgspec.structs.replace(report, status=judge_status(report).name)
+
+
+def judge_status(report: StatusReport) -> Status:
+    """How that is: OK while it is watched and runs, or ended as it should; BAD where it lies still."""
+    if report.phase in ("finished", "stopped", "new"):
+        return Status.OK
+    if report.phase in ("parked", "down"):
+        return Status.BAD
+    if report.phase == "running" and report.watchdog is not None and not report.paused:
+        return Status.OK
+    return Status.ATTENTION
+
+
+def summary_of(report: StatusReport) -> str:
+    """The report in one sentence."""
+    if report.phase != "running":
+        return report.reason
+    step = "step unknown" if report.step is None else f"step {report.step} of {report.total or 'unknown'}"
+    loss = "" if report.loss is None else f", loss {report.loss:.4g}"
+    return f"running as pid {report.pid}, {step}{loss}, {report.restarts_left} restarts left" + (
+        "" if report.reason == "running" else f"; {report.reason}"
+    )
+
+
+def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
+    """What actions would do, a line each."""
+    lines = []
+    for action in actions:
+        if isinstance(action, Fork):
+            lines.append(f"would start: {' '.join(settings.daemon.command)}")
+        elif isinstance(action, Signal):
+            lines.append(f"would send {action.signal} to pid {action.target.pid}")
+        elif isinstance(action, Tell):
+            lines.append(f"would say: {action.text}")
+        elif isinstance(action, Record):
+            lines.append(f"would write incident {action.incident.id}: {action.incident.decision}")
+    return lines or ["would do nothing"]
+
+
+def json_of(report: StatusReport) -> str:
+    """The report as one JSON object."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def text_of(report: StatusReport) -> str:
+    """The report as lines of name and text."""
+    step = "unknown" if report.step is None else f"{report.step} of {report.total or 'unknown'}"
+    rows = [
+        ("phase", report.phase + (" (paused)" if report.paused else "")),
+        ("reason", report.reason),
+        ("daemon", "not running" if report.pid is None else f"pid {report.pid}"),
+        ("watchdog", "not running" if report.watchdog is None else f"pid {report.watchdog}"),
+        ("step", step + ("" if report.loss is None else f", loss {report.loss:.4g}")),
+        ("restarts left", str(report.restarts_left)),
+    ]
+    if report.seconds_since_step is not None:
+        rows.insert(5, ("last sign of progress", f"{report.seconds_since_step:.0f} s ago"))
+    if report.next_try is not None:
+        rows.append(("next try", report.next_try))
+    if report.incident is not None:
+        rows.append(
+            ("latest incident", f"{Path(report.incident) / 'incident.json'} ({report.incidents} in all)")
+        )
+    return "\n".join(f"{name:<22}  {text}" for name, text in rows)
+
+
+def _boot_id() -> str:
+    try:
+        return processes.boot_id()
+    except OSError:
+        return ""
