@@ -123,11 +123,13 @@ class _Tail:
         self.anchor = b""
         self.pending = b""
         self.skipping = False
+        self.idle = False
 
     def segments(self, limit: int) -> Iterator[bytes]:
         """What stands between the line ends (`\\n`, `\\r`) in the last `limit` of the new bytes."""
         size = os.fstat(self.descriptor).st_size
-        if size == self.offset:
+        self.idle = size == self.offset
+        if self.idle:
             return
         if size < self.offset or self._overwritten():
             self._jump(0, skipping=False)
@@ -168,9 +170,9 @@ class _Log(_Source):
     """A growing text, followed through rotation.
 
     A daemon whose log was renamed or deleted goes on writing to the file that it has open, until it opens the
-    new one; so the former file stays open and is read as well, until the name is given a third time. A file
-    that was emptied is read from its beginning. A former one without a name is let go of once the new one has
-    content, since its space would never come back.
+    new one; so the former file stays open and is read as well, until the name is given a third time. A former
+    one without a name is let go of once it rests and the new one has content, since its space would never come
+    back. A file that was emptied is read from its beginning.
     """
 
     def __init__(self, path: Path, offset: int, subject: str = "log", expected: bool = True) -> None:
@@ -204,6 +206,8 @@ class _Log(_Source):
                 tail.close()
         if self.tails:
             self.limit = LOOK_LIMIT
+        while self._is_left():
+            self.tails.pop(0).close()
 
     def unfinished(self) -> Iterator[Mark]:
         """The marks in a last line that looks whole but has not ended: a bar's end comes with the next bar.
@@ -223,15 +227,18 @@ class _Log(_Source):
     def _open_another(self) -> None:
         about = os.stat(self.path)  # noqa: PTH116 - half the cost of Path.stat, at each look
         if self.tails and self.tails[-1].identity == (about.st_dev, about.st_ino):
-            if len(self.tails) > 1 and about.st_size and self.tails[0].deleted():
-                self.tails.pop(0).close()
             return
         # Asked before it is opened: opening a FIFO wakes its writer, and a device may do anything.
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(self.path))
         self.tails.append(_Tail(self.path, 0 if self.tails else self.start))
-        if len(self.tails) > 2:
-            self.tails.pop(0).close()
+
+    def _is_left(self) -> bool:
+        """Whether nobody will read or write the oldest of the open files any more."""
+        if len(self.tails) != 2:
+            return len(self.tails) > 2
+        former, newest = self.tails
+        return former.idle and newest.offset > 0 and former.deleted()
 
 
 class _Journal(_Log):
@@ -275,7 +282,7 @@ class _File(_Source):
         except OSError as error:
             self.seen, self.problem = None, _unreadable(self.subject, error)
             return None
-        state = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        state = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         if state == self.seen:
             return None
         settled = not 0 <= now_wall - about.st_mtime < SETTLED_SECONDS
@@ -297,7 +304,6 @@ class _StatusFile(_File):
         if about is None:
             return
         stale = self.first and not _is_of_run(about, self.began_wall, now_wall)
-        self.first = False
         if about.st_mtime > now_wall + CLOCK_SKEW_SECONDS:
             remedy = "set the clocks right"
             self.problem = Finding(Status.ATTENTION, self.subject, "was modified in the future", remedy)
@@ -310,6 +316,7 @@ class _StatusFile(_File):
             remedy = "write it to another name and rename it over this one"
             self.problem = Finding(Status.ATTENTION, self.subject, "no JSON, or only a part of it", remedy)
             return
+        self.first = False
         yield from self._mark(values, stale)
 
     def _mark(self, values: object, stale: bool) -> Iterator[Mark]:
