@@ -10,9 +10,7 @@ from typing import NoReturn, TextIO
 
 from trainguard import VERSION
 from trainguard.config import ConfigError, ExpectedError, check_paths, describe, load_settings
-from trainguard.health import MARKS, Status
-
-COLOURS = {Status.OK: "32", Status.ATTENTION: "33", Status.BAD: "31", Status.UNKNOWN: "35"}
+from trainguard.health import Status, painted
 
 
 class Parser(argparse.ArgumentParser):
@@ -180,17 +178,7 @@ def complain(text: str) -> None:
 
 def marked(status: Status, text: str, stream: TextIO | None = None) -> str:
     """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal."""
-    mark = MARKS[status]
-    if in_colour(stream or sys.stdout):
-        mark = f"\x1b[{COLOURS[status]}m{mark}\x1b[0m"
-    return f"{mark}  {text}"
-
-
-def in_colour(stream: TextIO | None) -> bool:
-    """Whether `stream` is a terminal that shows colours, and the user wants them (https://no-color.org)."""
-    if stream is None or stream.closed or not stream.isatty():
-        return False
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return f"{painted(status, stream or sys.stdout)}  {text}"
 
 
 def near(path: Path) -> Path:

@@ -1,15 +1,12 @@
 """The journal: every event is one line for a person and one record for later readers. It never fails its caller."""
 
-import os
 import sys
 import time
 from typing import TextIO
 
-from trainguard.health import MARKS, Finding, Status
+from trainguard.health import MARKS, Finding, Status, painted
 from trainguard.policy import State
 from trainguard.run_folder import Event, RunFolder
-
-_COLOURS = {Status.OK: "32", Status.ATTENTION: "33", Status.BAD: "31", Status.UNKNOWN: "35"}
 
 
 class Journal:
@@ -19,7 +16,6 @@ class Journal:
         self._name = name
         self._folder = folder
         self._stream = stream if stream is not None else sys.stdout
-        self._coloured = self._stream.isatty() and "NO_COLOR" not in os.environ
         self._findings: dict[str, str] = {}
 
     def tell(self, event: str, status: Status, text: str, state: State | None = None) -> None:
@@ -51,9 +47,7 @@ class Journal:
 
     def say(self, status: Status, text: str) -> None:
         """One line, without a record."""
-        mark = f"{MARKS[status]:<7}"
-        if self._coloured:
-            mark = f"\033[{_COLOURS[status]}m{mark}\033[0m"
+        mark = painted(status, self._stream, width=7)
         try:
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {mark}  {text}", file=self._stream, flush=True)
         except (OSError, ValueError):
