@@ -51,11 +51,13 @@ def read_gpus() -> Gpus:
 
 def _read_gpu(pynvml, index: int) -> Gpu:  # type: ignore[no-untyped-def]
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    # A driver older than the package raises the latter, which is no NVMLError.
+    unknown = (pynvml.NVMLError, getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError))
 
     def ask(question: Callable[..., object], *arguments: object) -> object:
         try:
             return question(handle, *arguments)
-        except pynvml.NVMLError:
+        except unknown:
             return None
 
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
