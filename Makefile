@@ -8,7 +8,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 help:
 	@echo "make run          watch the bundled trainer as config.yaml says (Ctrl-C leaves it running)"
-	@echo "make demo         a minute's story in a folder of its own: two deaths, two recoveries"
+	@echo "make demo         half a minute's story in a folder of its own: two deaths, two recoveries"
 	@echo "make test         the tests"
 	@echo "make check        ruff, mypy --strict, the floors of the house"
 	@echo "make integration  the real Hugging Face Trainer on the CPU (installs torch)"

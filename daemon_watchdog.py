@@ -119,7 +119,6 @@ class Watchdog:
         """Act. What is to be said or written down waits until a start that is under way is done."""
         for action in actions:
             if isinstance(action, policy.Fork):
-                self.chronicle.stop_asking()
                 self.daemon.fork(action.run)
             elif isinstance(action, policy.Release):
                 self.daemon.release()
@@ -184,9 +183,10 @@ def begin(settings: Settings, again: bool = False, request: Request | None = Non
     make_folders(settings)
     folder = RunFolder(settings.logs.directory)
     folder.take(VERSION)
+    journal = Journal(settings.daemon.name, folder)
     state, finding = folder.load_state()
     if finding is not None:
-        print(command_line.marked(finding.status, str(finding)), flush=True)
+        journal.say(finding.status, str(finding))
         folder.set_aside_state()
         state = replace(state, restarts=folder.restarts_told(settings.restart.window))
     if again:
@@ -195,9 +195,7 @@ def begin(settings: Settings, again: bool = False, request: Request | None = Non
         print(command_line.marked(Status.OK, f"daemon {settings.daemon.name}: {state.reason}"))
         return Status.OK
     if not processes.become_subreaper():
-        print(
-            command_line.marked(Status.ATTENTION, "cannot become a subreaper; orphans are found by mark only")
-        )
+        journal.say(Status.ATTENTION, "cannot become a subreaper; orphans are found by mark only")
     state = Watchdog(settings, folder).watch(replace(state, watching=True), request, once)
     return {Phase.COOLING: Status.ATTENTION, Phase.PARKED: Status.BAD}.get(state.phase, Status.OK)
 
@@ -220,12 +218,12 @@ def ask(settings: Settings, request: Request, patience: float = requests.ANSWER_
     return tell_state(settings, folder)
 
 
-def ensure(settings: Settings) -> int:
-    """Start a watchdog in the background if none runs and there is something to watch."""
+def ensure(settings: Settings, again: bool) -> int:
+    """Start a watchdog in the background if none runs and there is something to watch, or to begin `again`."""
     folder = RunFolder(settings.logs.directory)
-    if folder.watchdog() is None and folder.load_state()[0].phase not in OVER:
+    if folder.watchdog() is None and (again or folder.load_state()[0].phase not in OVER):
         make_folders(settings)
-        requests.start_in_background(settings, __file__, folder)
+        requests.start_in_background(settings, [__file__, *(["--start"] if again else [])], folder)
     return tell_state(settings, folder)
 
 
@@ -272,9 +270,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     what.add_argument("--once", action="store_true", help="look and act once, then leave the daemon running")
     what.add_argument("--dry-run", action="store_true", help="look once and say what would be done")
-    what.add_argument(
-        "--start", action="store_true", help="begin (again), also after it finished or was stopped"
-    )
     what.add_argument("--ensure", action="store_true", help="start a watchdog in the background if none runs")
     what.add_argument(
         "--stop", action="store_true", help="end the watchdog for good, leave the daemon running"
@@ -283,11 +278,17 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     what.add_argument(
         "--resume", action="store_true", help="end a pause; try again at once where it is parked"
     )
+    parser.add_argument(
+        "--start", action="store_true", help="begin (again), also after it finished or was stopped"
+    )
     parser.add_argument("--with-daemon", action="store_true", help="with --stop: stop the daemon too")
     parser.add_argument("--json", action="store_true", help="with --status: one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.with_daemon and not arguments.stop:
         parser.error("--with-daemon goes with --stop")
+    others = ("status", "once", "dry_run", "stop", "pause", "resume")
+    if arguments.start and any(getattr(arguments, name) for name in others):
+        parser.error("--start goes alone or with --ensure")
     if arguments.json and not arguments.status:
         parser.error("--json goes with --status")
     return arguments
@@ -303,7 +304,7 @@ def run(arguments: Namespace) -> int:
     if arguments.dry_run:
         return show_plan(settings)
     if arguments.ensure:
-        return ensure(settings)
+        return ensure(settings, arguments.start)
     if arguments.start:
         return ask(settings, Request.START)
     if arguments.stop and arguments.with_daemon:

@@ -16,7 +16,7 @@ from trainguard.policy import Alive, AtGate, Ending, Gone, How, Leftover, Run, S
 from trainguard.processes import Handle, Mark, Newborn, Process
 
 _HANDOVER_SECONDS = 10.0
-_STATUS_SECONDS = 1.0
+_STATUS_SECONDS = 3.0
 _CLOCK_SLACK_SECONDS = 1.0
 _HANDLES_AT_MOST = 256
 
@@ -205,7 +205,8 @@ class Daemon:
     def _look_at_recorded(self, run: Run, identity: Identity, state: State, now: float) -> Look:
         self._members = self._members or state.descendants
         if identity.boot_id != processes.boot_id():
-            return Look(Gone(Ending(How.REBOOT)))
+            # A state that was brought from another machine looks the same: what bears the mark here counts.
+            return self._look_at_remains(run, Gone(Ending(How.REBOOT)), ())
         process = processes.read_process(identity.pid)
         if (
             process is not None
@@ -220,7 +221,7 @@ class Daemon:
             return Look(Alive(process.identity, run.id, adopted=True, frozen=frozen), self._known_alive())
         ending = self._ending_of_other(process is not None, now)
         if ending is None:
-            return Look(Gone(Ending(How.UNKNOWN)), proven=False)
+            return Look(None, proven=False)  # its end is judged once, so it is not told before it is known
         return self._look_at_remains(run, Gone(ending), self._members)
 
     def _known_alive(self) -> tuple[Leftover, ...]:

@@ -44,7 +44,7 @@ class Observer:
         if run is not None and run.identity is not None and (alive or _ended_otherwise(found.daemon, run)):
             standing = self._read_standing(run, findings)
             saving = alive and self._is_saving(now, findings)
-        checkpoint = None if alive else self._newest(findings)
+        checkpoint = self._newest(findings)
         has_folder = self._settings.checkpoints.directory is not None
         first, self._first = self._first, False
         self.findings = tuple(findings)

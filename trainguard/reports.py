@@ -102,9 +102,9 @@ def summary_of(report: StatusReport) -> str:
         return report.reason
     step = "step unknown" if report.step is None else f"step {report.step} of {report.total or 'unknown'}"
     loss = "" if report.loss is None else f", loss {report.loss:.4g}"
-    return f"running as pid {report.pid}, {step}{loss}, {report.restarts_left} restarts left" + (
-        "" if report.reason == "running" else f"; {report.reason}"
-    )
+    paused = ", paused by a person" if report.paused else ""
+    more = "" if report.reason == "running" else f"; {report.reason}"
+    return f"running as pid {report.pid}{paused}, {step}{loss}, {report.restarts_left} restarts left{more}"
 
 
 def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainguard import processes
@@ -32,19 +33,23 @@ def ask(folder: RunFolder, holder: Holder, request: Request, patience: float = A
         raise
 
 
-def start_in_background(settings: Settings, script: str, folder: RunFolder) -> None:
-    """Start `script` as a watchdog of its own session that writes to watchdog.log. Raises ExpectedError, OSError."""
+def start_in_background(settings: Settings, call: Sequence[str], folder: RunFolder) -> None:
+    """Start a watchdog, script and options, in a session of its own and wait until it has looked and decided.
+
+    It writes to watchdog.log in the run folder. Raises ExpectedError, OSError.
+    """
+    begun = time.time()
     log = settings.logs.directory / "watchdog.log"
     with log.open("ab") as stream:
         child = subprocess.Popen(
-            [sys.executable, str(Path(script).resolve()), "--config", str(settings.path)],
+            [sys.executable, str(Path(call[0]).resolve()), *call[1:], "--config", str(settings.path)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
             start_new_session=True,
         )
     deadline = time.monotonic() + ANSWER_SECONDS
-    while folder.watchdog() is None:
+    while folder.watchdog() is None or folder.load_state()[0].looked_wall < begun:
         if child.poll() == 0:
             return  # it found nothing to watch
         if child.poll() is not None:

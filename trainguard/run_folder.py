@@ -12,10 +12,11 @@ from trainguard import files, processes
 from trainguard.config import ExpectedError
 from trainguard.health import Finding, Status
 from trainguard.identity import Identity
-from trainguard.policy import Request, State
+from trainguard.policy import Phase, Request, State
 
 STATE_LIMIT = 8 << 20
 _EVENTS_READ_AT_MOST = 1 << 20
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -108,7 +109,7 @@ class RunFolder:
         """The watchdog that wrote itself into the lock file last, whether it lives or not."""
         try:
             return msgspec.json.decode(files.read_small(self._lock_file), type=Holder)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *_UNDECODABLE):
             return None
 
     def watchdog(self) -> Holder | None:
@@ -153,10 +154,13 @@ class RunFolder:
         """The saved state; a new one where there is none, or where it cannot be understood (then with a finding)."""
         try:
             content = files.read_small(self.state_file, STATE_LIMIT)
-            return msgspec.json.decode(content, type=State), None
+            state = msgspec.json.decode(content, type=State)
+            if (problem := _why_unusable(content, state)) is not None:
+                raise msgspec.DecodeError(problem)
+            return state, None
         except FileNotFoundError:
             return State(), None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *_UNDECODABLE) as error:
             why = getattr(error, "strerror", None) or str(error)
             remedy = "it is set aside; the daemon is looked for by its mark, the restarts are read from events.jsonl"
             return State(), Finding(Status.ATTENTION, str(self.state_file), f"cannot be read ({why})", remedy)
@@ -190,7 +194,7 @@ class RunFolder:
         for line in content.split(b"\n"):
             try:
                 events.append(msgspec.json.decode(line, type=Event))
-            except msgspec.DecodeError:
+            except _UNDECODABLE:
                 continue
         return events
 
@@ -218,7 +222,7 @@ class RunFolder:
             return content.get("request")
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *_UNDECODABLE):
             self.answer_request()
             return None
 
@@ -228,6 +232,17 @@ class RunFolder:
             self._request_file.unlink(missing_ok=True)
         except OSError:
             return  # it stays and is obeyed again: all requests may be repeated
+
+
+def _why_unusable(content: bytes, state: State) -> str | None:
+    """Why a state that has the right types was not saved by a watchdog: without its run it would wait forever."""
+    if b'"phase"' not in content:
+        return "it is no watchdog's state"
+    if state.phase is Phase.STARTING and state.run is None:
+        return "it is starting no run"
+    if state.phase is Phase.RUNNING and (state.run is None or state.run.identity is None):
+        return "it is running no process"
+    return None
 
 
 def _lives(identity: Identity) -> bool:

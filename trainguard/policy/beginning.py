@@ -5,9 +5,9 @@ import msgspec
 from trainguard.health import Status
 from trainguard.identity import Identity
 from trainguard.policy.ending import ended
-from trainguard.policy.limits import counted_in_window
+from trainguard.policy.limits import counted_anew, counted_in_window
 from trainguard.policy.turn import Turn, in_words
-from trainguard.policy.values import Alive, AtGate, Fork, Gone, Phase, Release, Run, Seen
+from trainguard.policy.values import Alive, AtGate, Dismiss, Fork, Gone, Phase, Release, Run, Seen
 
 
 def when_new(turn: Turn) -> None:
@@ -21,18 +21,24 @@ def when_new(turn: Turn) -> None:
 
 def when_starting(turn: Turn) -> None:
     daemon, run = turn.seen.daemon, turn.state.run
-    if isinstance(daemon, AtGate) and run is not None:
+    if turn.state.paused and not isinstance(daemon, Alive | Gone):
+        if isinstance(daemon, AtGate):
+            turn.actions.append(Dismiss())
+        turn.enter(Phase.COOLING, "paused by a person; nothing is started")
+    elif isinstance(daemon, AtGate) and run is not None:
         release(turn, daemon.identity)
     elif isinstance(daemon, Gone):
         ended(turn, daemon.ending)
     elif not (adopt_if_alive(turn) or clear_if_needed(turn)) and run is not None:
-        # The watchdog died between intention and birth: nothing ran, and the start is counted already.
-        turn.actions.append(Fork(run))
+        # The watchdog died between intention and birth: nothing ran, and the start counts once.
+        turn.state = counted_anew(turn.state, turn.seen.now)
+        turn.actions.append(Fork(turn.state.run or run))
 
 
 def release(turn: Turn, identity: Identity) -> None:
     seen = turn.seen
     turn.enter(Phase.RUNNING, "running")
+    turn.state = counted_anew(turn.state, seen.now)
     turn.change_run(identity=identity, moved_at=None)
     turn.change(descendants=())
     run, incident = turn.state.run, turn.state.incident
@@ -74,7 +80,7 @@ def adopt_if_alive(turn: Turn) -> bool:
         turn.change(runs=number)
     run = msgspec.structs.replace(run, identity=daemon.identity, adopted=daemon.adopted)
     turn.enter(Phase.RUNNING, "running")
-    turn.change(run=run)
+    turn.change(run=run, stop_reason=None)
     meet(turn)
     return True
 
@@ -105,6 +111,11 @@ def begin(turn: Turn, counted: bool) -> None:
         log_start=seen.log_size,
         resumed_from=seen.checkpoint_step,
     )
+    former = turn.state.run
+    if former is not None and former.identity is None and former.ending is None:
+        # That start came to nothing: this one is counted in its place.
+        counted = counted or former.began in turn.state.restarts
+        turn.change(restarts=tuple(stamp for stamp in turn.state.restarts if stamp != former.began))
     restarts = counted_in_window(turn.state, seen.now, turn.settings)
     turn.enter(Phase.STARTING, "starting")
     turn.change(

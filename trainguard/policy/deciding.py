@@ -6,7 +6,7 @@ import msgspec
 
 from trainguard.config import Settings
 from trainguard.health import Status
-from trainguard.policy.beginning import when_new, when_starting
+from trainguard.policy.beginning import adopt_if_alive, when_new, when_starting
 from trainguard.policy.restarting import when_waiting
 from trainguard.policy.running import when_running
 from trainguard.policy.stopping import begin_stopping, when_clearing, when_stopping
@@ -60,6 +60,8 @@ def pause(state: State, seen: Seen, settings: Settings) -> float:
         return 0.0
     poll = settings.watchdog.poll_interval
     moments = [seen.now + poll]
+    if state.phase is Phase.RUNNING and not seen.proven:
+        moments.append(seen.now + 0.02)  # it has ended, and how will be known in a moment
     if state.phase is Phase.RUNNING and state.run is not None:
         # A young run is looked at more often, so that its workers are on record should the watchdog die.
         moments.append(seen.now + max(1.0, seen.now - state.run.began))
@@ -77,7 +79,9 @@ def start_again(state: State) -> State:
     if state.phase in OVER:
         kept = state.run if state.phase is Phase.STOPPED else None
         state = msgspec.structs.replace(state, phase=Phase.NEW, run=kept, stop_reason=None, highest_step=None)
-    return msgspec.structs.replace(state, watching=True, paused=False, rounds=0, reason="started by a person")
+    return msgspec.structs.replace(
+        state, watching=True, paused=False, rounds=0, next_try=None, reason="started by a person"
+    )
 
 
 def learn_last_words(state: State, standing: Standing) -> State:
@@ -130,7 +134,11 @@ def obey(turn: Turn) -> None:
     elif request is Request.STOP_WITH_DAEMON:
         turn.change(paused=False)
         send_away_newborn(turn)
+        if turn.state.phase is Phase.STOPPING and turn.state.stop_reason == STOP_BY_PERSON:
+            return  # asked twice: the ladder goes on from where it is
         if isinstance(turn.seen.daemon, Alive):
+            if turn.state.run is None or turn.state.run.ending is not None:
+                adopt_if_alive(turn)
             begin_stopping(turn, STOP_BY_PERSON)
         else:
             turn.change(stop_reason=STOP_BY_PERSON)

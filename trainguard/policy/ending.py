@@ -41,7 +41,7 @@ def is_finished(turn: Turn) -> bool:
 
 def tell_crash(turn: Turn, ending: Ending) -> None:
     run = turn.state.run
-    where = "" if run is None or run.step is None else f" at step {run.step}"
+    where = "" if run is None or run.step is None else f", last seen at step {run.step}"
     pid = "" if run is None or run.identity is None else f" (pid {run.identity.pid})"
     if turn.state.stop_reason == STOP_FOR_HANG:
         turn.change_incident(ending=ending)

@@ -52,7 +52,13 @@ def when_stopping(turn: Turn) -> None:
 
 def when_clearing(turn: Turn) -> None:
     seen, state = turn.seen, turn.state
-    if state.stop_reason is None and adopt_if_alive(turn):
+    if isinstance(seen.daemon, Alive):
+        # Stopped by a person: whoever lives where nobody was seen before is meant too.
+        if state.stop_reason == STOP_BY_PERSON:
+            adopt_if_alive(turn)
+            begin_stopping(turn, STOP_BY_PERSON)
+        else:
+            adopt_if_alive(turn)
         return
     turn.change(descendants=tuple(leftover.identity for leftover in seen.leftovers))
     if not seen.leftovers:
