@@ -20,9 +20,10 @@ def main() -> int:
         append(folder / "violations.txt", f"pid {os.getpid()} found another daemon beside it")
     step = last_checkpoint(folder)
     run = os.environ.get("TRAINGUARD_RUN")
-    append(
-        folder / "starts.jsonl", json.dumps({"pid": os.getpid(), "run": run, "step": step, "at": time.time()})
-    )
+    told = {"pid": os.getpid(), "run": run, "step": step, "at": time.time(), "left": workers_left(folder)}
+    append(folder / "starts.jsonl", json.dumps(told))
+    for number in range(options.lines):
+        print(f"talk-{number}", flush=True)
     if options.ignore_term:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for kind in options.worker:
@@ -62,25 +63,48 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--fork-away", type=Path, metavar="PID_FILE")
     parser.add_argument(
-        "--worker", action="append", default=[], choices=["plain", "setsid", "double", "stubborn"]
+        "--worker",
+        action="append",
+        default=[],
+        choices=["plain", "setsid", "double", "stubborn", "tensorboard"],
     )
+    parser.add_argument("--lines", type=int, default=0, help="lines to print at the start")
     return parser.parse_args()
 
 
 def start_worker(folder: Path, kind: str, lock: int) -> None:
-    """A child that lives for an hour: in our session, in its own, forked twice, or deaf to SIGTERM in its own."""
+    """A child that lives for an hour: in our session, in its own, forked twice, or deaf to SIGTERM in its own.
+
+    `tensorboard` bears that name, and is in a session of its own.
+    """
     if os.fork():
         return
     os.close(lock)
-    if kind in ("setsid", "stubborn", "double"):
+    if kind != "plain":
         os.setsid()
     if kind == "double" and os.fork():
         os._exit(0)
     if kind == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "tensorboard":
+        Path("/proc/self/comm").write_text(kind)
     append(folder / "workers.jsonl", json.dumps({"pid": os.getpid(), "kind": kind}))
     time.sleep(3600)
     os._exit(0)
+
+
+def workers_left(folder: Path) -> list[int]:
+    """The workers of earlier runs that live now: a dead one has no command line, and a stranger another one."""
+    file = folder / "workers.jsonl"
+    pids = [json.loads(line)["pid"] for line in file.read_text().splitlines()] if file.exists() else []
+    return [pid for pid in pids if os.fsencode(folder) in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def last_checkpoint(folder: Path) -> int:

@@ -507,7 +507,9 @@ def test_the_training_bar_stays_it_after_its_end():
 
 
 def test_a_bar_whose_total_was_told_stays_it_after_its_end_without_any_loss():
-    progress = progress_of("  Total optimization steps = 60", bar(0, 60), bar(60, 60), bar(0, 25), bar(25, 25))
+    progress = progress_of(
+        "  Total optimization steps = 60", bar(0, 60), bar(60, 60), bar(0, 25), bar(25, 25)
+    )
     assert (progress.step, progress.total, progress.signs) == (60, 60, 1)
 
 

@@ -116,7 +116,7 @@ def read_record(folder: Path) -> IncidentRecord | None:
     """The incident.json of a folder, None where there is none that can be understood."""
     try:
         return msgspec.json.decode(files.read_small(folder / "incident.json", _LIMIT), type=IncidentRecord)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -240,7 +240,7 @@ class Chronicle:
 def _read_snapshot(folder: Path) -> dict[str, object] | None:
     try:
         return msgspec.json.decode(files.read_small(folder / SNAPSHOT), type=dict[str, object])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
