@@ -126,8 +126,10 @@ class Sandbox:
 
     def incidents(self) -> list[dict[str, Any]]:
         """The incidents so far, oldest first."""
-        files = sorted((self.logs / "incidents").glob("*/incident.json"), key=lambda file: file.parent.name)
-        return [json.loads(file.read_bytes()) for file in files]
+        records = [
+            json.loads(file.read_bytes()) for file in (self.logs / "incidents").glob("*/incident.json")
+        ]
+        return sorted(records, key=lambda record: int(record["run_number"]))
 
     def starts(self) -> list[dict[str, Any]]:
         """One entry for each time that the stub began: its pid, run id and step."""

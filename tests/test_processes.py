@@ -154,8 +154,10 @@ def test_a_script_is_spared_by_its_own_name(tmp_path: Path) -> None:
 
 
 def test_the_kernel_tells_the_exit_status_of_somebody_elses_child_or_none() -> None:
-    script = "import subprocess; p = subprocess.Popen(['sh', '-c', 'read x; exit 7'])\n"
+    script = (
+        "import subprocess; p = subprocess.Popen(['sh', '-c', 'read x; exit 7'])\n"
         "print(p.pid, flush=True); p.wait()"
+    )
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdout is not None and parent.stdin is not None
     grandchild = processes.read_process(int(parent.stdout.readline()))

@@ -120,7 +120,9 @@ def cleared(turn: Turn) -> None:
     elif run is None or run.ending is None:
         turn.enter(Phase.NEW, "nothing of an earlier run is left")
     elif is_finished(turn):
-        step = "" if run.step is None else f" at step {run.step}"
+        # A run that resumed at its last step has none left to make.
+        last = max(run.step or 0, run.resumed_from or 0)
+        step = f" at step {last}" if last else ""
         turn.tell("finished", Status.OK, f"the daemon has finished{step}")
         turn.end(Phase.FINISHED, f"the daemon finished{step}; --start begins again")
     else:
