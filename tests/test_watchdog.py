@@ -867,3 +867,23 @@ def test_an_incident_tells_the_end_the_log_the_machine_and_the_way_back(sandbox:
     assert {"host", "gpu"} <= sandbox.incidents()[0]["snapshot"].keys()
     send(second["pid"], signal.SIGKILL)
     assert wait_for_incident(sandbox, 1)["log"]["start"] == incident["log"]["end"]
+
+
+def test_a_program_that_is_not_there_is_a_crash_that_says_so(sandbox: Sandbox) -> None:
+    sandbox.configure(daemon={"command": ["no-such-program-at-all"]}, restart={"max_restarts": 1})
+    sandbox.start()
+    told = sandbox.wait_for_event("crashed")
+    assert "could not be started: no-such-program-at-all: not found in PATH" in told["text"]
+    sandbox.wait_for_event("limit")
+    assert sandbox.incidents()[0]["ending"]["text"] == "no-such-program-at-all: not found in PATH"
+
+
+def test_one_call_begins_again_in_the_background(sandbox: Sandbox) -> None:
+    sandbox.configure("--steps", "3")
+    assert sandbox.start().wait(30) == 0
+    assert sandbox.call("--ensure").returncode == 0
+    assert len(sandbox.starts()) == 1
+    sandbox.configure()
+    told = sandbox.call("--ensure", "--start")
+    assert told.returncode == 0 and "running as pid" in told.stdout
+    sandbox.wait_for_start(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from trainguard import files, processes
-from trainguard.config import Settings
+from trainguard.config import Settings, program_fault, resolve_program, search_path
 from trainguard.health import Finding, Status
 from trainguard.identity import Identity
 from trainguard.policy import Alive, AtGate, Ending, Gone, How, Leftover, Run, State
@@ -70,6 +70,9 @@ class Daemon:
         self._drop_handles()
         mark = Mark(run.id, self._folder, settings.name, None)
         environment = processes.environment_of_run(os.environ, settings.environment, mark)
+        if not resolve_program(settings.command[0], settings.directory, search_path(self._settings)):
+            self._failure = f"{settings.command[0]}: {program_fault(self._settings)}"
+            return
         try:
             settings.log.parent.mkdir(parents=True, exist_ok=True)
             self._newborn = processes.stand_at_gate(
