@@ -239,11 +239,11 @@ def show_status(settings: Settings, as_json: bool) -> int:
     """Print how it stands; the exit code says how good that is."""
     folder = RunFolder(settings.logs.directory)
     state, finding = folder.load_state()
-    if finding is not None:
-        raise ExpectedError(str(finding))
     report = reports.report_status(settings, folder, state)
+    if finding is not None:
+        command_line.complain(command_line.marked(finding.status, str(finding), sys.stderr))
     print(reports.json_of(report) if as_json else reports.text_of(report))
-    return reports.judge_status(report)
+    return max(reports.judge_status(report), Status.OK if finding is None else finding.status)
 
 
 def show_plan(settings: Settings) -> int:
@@ -298,7 +298,11 @@ def run(arguments: Namespace) -> int:
     """Do what the command line says."""
     if arguments.check_config:
         return command_line.check_config(arguments.config)
-    settings = load_settings(arguments.config)
+    try:
+        settings = load_settings(arguments.config)
+    except ConfigError as error:
+        hint = "a watchdog that runs goes on with its former settings; SIGTERM to the pid in watchdog.lock ends it"
+        raise ConfigError((*error.problems, hint) if arguments.stop else error.problems, error.path) from None
     if arguments.status:
         return show_status(settings, arguments.json)
     if arguments.dry_run:

@@ -178,6 +178,10 @@ class World:
 
     def judge_progress(self, before: State, seen: Seen) -> None:
         old, new = before.run, self.state.run
+        if new is not None and new.moved_at is not None:
+            assert new.moved_at <= seen.now, (
+                "progress is dated in the future: no hang could be noticed until then"
+            )
         same = old is not None and new is not None and old.id == new.id and before.boot == self.state.boot
         if not same or old is None or new is None or before.phase is not Phase.RUNNING:
             return

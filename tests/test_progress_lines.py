@@ -171,6 +171,7 @@ TRAINING = {
         None,
     ),
     "nanogpt": ("iter 10: loss 2.3456, time 123.45ms, mfu 3.20%", "nanogpt", 10, None, 2.3456, None),
+    "a hand-written loop": ("step 117/100000 | loss 0.0085", "step of total", 117, 100_000, 0.0085, None),
     "nanogpt before its first mfu": (
         "iter 0: loss 10.9, time 9000.00ms, mfu -100.00%",
         "nanogpt",
@@ -607,3 +608,12 @@ def test_a_run_is_judged_by_its_own_word(progress, status, words):
     finding = judge_progress(progress)
     assert finding.status is status
     assert words in str(finding)
+
+
+def test_a_hand_written_loops_step_of_total_is_a_step():
+    for line in (b"step 117/100000 | loss 0.0085", b"[2026-01-01 10:00:00] Step: 117/100000, loss: 0.0085"):
+        mark = parse_line(line)
+        assert (mark.step, mark.total, mark.loss) == (117, 100_000, 0.0085)
+    assert parse_line(b"step 3/10").step == 3
+    assert parse_line(b"eval step 3/10") is None
+    assert parse_line(b"footstep 3/10") is None

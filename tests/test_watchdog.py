@@ -887,3 +887,23 @@ def test_one_call_begins_again_in_the_background(sandbox: Sandbox) -> None:
     told = sandbox.call("--ensure", "--start")
     assert told.returncode == 0 and "running as pid" in told.stdout
     sandbox.wait_for_start(2)
+
+
+def test_a_daemon_adopted_without_a_record_is_watched_for_hangs_from_then_on(sandbox: Sandbox) -> None:
+    sandbox.configure(progress={"timeout": 2, "startup_timeout": 2})
+    watchdog = sandbox.start()
+    first = sandbox.wait_for_start()
+    sandbox.wait_for_event("started")
+    watchdog.kill()
+    watchdog.wait()
+    (sandbox.logs / "state.json").write_text("garbage")
+    told = sandbox.call("--status", "--json")
+    assert told.returncode == 1 and json.loads(told.stdout)["pid"] == first["pid"]
+    sandbox.start()
+    sandbox.wait_for_event("adopted")
+    wait_for(lambda: sandbox.status()["seconds_since_step"] is not None)
+    assert sandbox.status()["seconds_since_step"] >= 0
+    processes.send_signal(identity_of(first["pid"]), signal.SIGSTOP)
+    sandbox.wait_for_event("hung")
+    assert len(sandbox.events("adopted")) == 1
+    sandbox.wait_for_start(2)

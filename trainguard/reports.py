@@ -1,5 +1,6 @@
 """Reports: what `--status` says, as an object and as lines."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,17 +42,21 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
     run = state.run
     now, wall = time.monotonic(), time.time()
     same_boot = state.boot == _boot_id()
-    process = None if run is None or run.identity is None else processes.read_process(run.identity.pid)
-    alive = (
-        run is not None
+    recorded = None if run is None or run.identity is None else processes.read_process(run.identity.pid)
+    alive = None
+    if (
+        recorded is not None
+        and run is not None
         and run.identity is not None
-        and process is not None
-        and processes.same_process(process.identity, run.identity)
-        and not processes.is_gone(process)
-    )
+        and not processes.is_gone(recorded)
+    ):
+        alive = recorded.pid if processes.same_process(recorded.identity, run.identity) else None
+    if alive is None and watchdog is None and state.phase not in OVER:
+        alive = _find_leader(settings)
     phase, reason = state.phase.value, state.reason
-    if watchdog is None and state.phase not in OVER and state.phase is not Phase.NEW:
-        if alive:
+    if watchdog is None and state.phase not in OVER and (alive is not None or state.phase is not Phase.NEW):
+        if alive is not None:
+            phase = "running" if state.phase is Phase.NEW else phase
             reason = "the daemon runs unwatched; daemon_watchdog.py --ensure watches it again"
         else:
             phase, reason = (
@@ -59,7 +64,9 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
                 "neither the daemon nor a watchdog runs; daemon_watchdog.py --ensure starts both",
             )
     next_try = None if state.next_try is None or not same_boot or watchdog is None else state.next_try - now
-    moved = None if run is None or run.moved_at is None or not same_boot or not alive else now - run.moved_at
+    moved = (
+        None if run is None or run.moved_at is None or not same_boot or alive is None else now - run.moved_at
+    )
     known = incidents.list_records(folder.incidents)
     report = StatusReport(
         name=settings.daemon.name,
@@ -67,7 +74,7 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
         reason=reason,
         watchdog=None if watchdog is None else watchdog.identity.pid,
         paused=state.paused,
-        pid=run.identity.pid if alive and run is not None and run.identity is not None else None,
+        pid=alive,
         run=None if run is None else run.id,
         step=None if run is None else run.step,
         total=None if run is None else run.total,
@@ -104,7 +111,12 @@ def summary_of(report: StatusReport) -> str:
     loss = "" if report.loss is None else f", loss {report.loss:.4g}"
     paused = ", paused by a person" if report.paused else ""
     more = "" if report.reason == "running" else f"; {report.reason}"
-    return f"running as pid {report.pid}{paused}, {step}{loss}, {report.restarts_left} restarts left{more}"
+    left = _counted(report.restarts_left, "restart")
+    return f"running as pid {report.pid}{paused}, {step}{loss}, {left} left{more}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
@@ -147,6 +159,20 @@ def text_of(report: StatusReport) -> str:
             ("latest incident", f"{Path(report.incident) / 'incident.json'} ({report.incidents} in all)")
         )
     return "\n".join(f"{name:<22}  {text}" for name, text in rows)
+
+
+def _find_leader(settings: Settings) -> int | None:
+    """The daemon of this run folder by the mark in its environment, where no record tells of it."""
+    folder = os.path.realpath(settings.logs.directory)
+    for one in processes.living(processes.all_processes()):
+        mark = processes.read_mark(one.pid)
+        if mark is not None and (mark.folder, mark.daemon, mark.leader) == (
+            folder,
+            settings.daemon.name,
+            one.pid,
+        ):
+            return one.pid
+    return None
 
 
 def _boot_id() -> str:

@@ -162,7 +162,7 @@ class RunFolder:
             return State(), None
         except (OSError, *_UNDECODABLE) as error:
             why = getattr(error, "strerror", None) or str(error)
-            remedy = "it is set aside; the daemon is looked for by its mark, the restarts are read from events.jsonl"
+            remedy = "a watchdog sets it aside, finds the daemon by its mark and the restarts in events.jsonl"
             return State(), Finding(Status.ATTENTION, str(self.state_file), f"cannot be read ({why})", remedy)
 
     def set_aside_state(self) -> None:

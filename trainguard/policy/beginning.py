@@ -7,7 +7,7 @@ from trainguard.identity import Identity
 from trainguard.policy.ending import ended
 from trainguard.policy.limits import counted_anew, counted_in_window
 from trainguard.policy.turn import Turn, in_words
-from trainguard.policy.values import Alive, AtGate, Dismiss, Fork, Gone, Phase, Release, Run, Seen
+from trainguard.policy.values import Alive, AtGate, Dismiss, Fork, Gone, Phase, Release, Run, Seen, Tell
 
 
 def when_new(turn: Turn) -> None:
@@ -88,8 +88,8 @@ def adopt_if_alive(turn: Turn) -> bool:
 def meet(turn: Turn) -> None:
     """Begin to watch a daemon that ran before: what it did unseen is not held against it."""
     turn.change_run(moved_at=turn.seen.now, told_hung=False, adopted=True, advances=0, signs=0)
-    run = turn.state.run
-    if run is not None and run.identity is not None:
+    run, said = turn.state.run, any(isinstance(one, Tell) and one.event == "adopted" for one in turn.actions)
+    if run is not None and run.identity is not None and not said:
         how = "" if run.marked else ", which its PID file names"
         turn.tell("adopted", Status.OK, f"adopted the daemon that runs as pid {run.identity.pid}{how}")
 

@@ -91,7 +91,9 @@ def learn_last_words(state: State, standing: Standing) -> State:
         return state
     step = max(standing.step, incident.step or 0)
     total = standing.total if standing.total is not None else incident.total
-    incident = msgspec.structs.replace(incident, step=step, total=total, loss=standing.loss)
+    incident = msgspec.structs.replace(
+        incident, step=step, total=total, loss=standing.loss, source=standing.source
+    )
     highest = max(step, state.highest_step or 0)
     return msgspec.structs.replace(state, incident=incident, highest_step=highest)
 

@@ -35,7 +35,8 @@ def note_standing(turn: Turn) -> None:
     further = standing.step is not None and run.step is not None and standing.step > run.step
     advanced = standing.advances > run.advances
     moved = further or advanced or standing.signs > run.signs
-    unseen = max(0.0, seen.now - turn.state.looked_at - 2 * turn.settings.watchdog.poll_interval - 10)
+    gap = 0.0 if seen.first else seen.now - turn.state.looked_at
+    unseen = max(0.0, gap - 2 * turn.settings.watchdog.poll_interval - 10)
     moved_at = seen.now if moved else (None if run.moved_at is None else run.moved_at + unseen)
     turn.change_run(
         first_step=standing.step if run.first_step is None else run.first_step,
@@ -77,7 +78,9 @@ def note_new_step(turn: Turn, moved: bool) -> None:
         return
     if moved and (incident.step is None or run.step > incident.step):
         start, end = run.resumed_from, incident.step
-        lost = None if start is None or end is None else max(0, end - start)
+        # Where only checkpoints told the step, nobody knows how far beyond the newest one the run was.
+        known = start is not None and end is not None and incident.source != "checkpoint"
+        lost = max(0, (end or 0) - (start or 0)) if known else None
         turn.change_incident(
             closed=True,
             first_new_step=run.step,

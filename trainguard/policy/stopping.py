@@ -106,8 +106,10 @@ def kill_leftovers(turn: Turn, names: str) -> None:
 
 
 def note_orphans(turn: Turn) -> None:
-    turn.change_incident(orphans=turn.seen.leftovers)
-    turn.record()
+    incident, run = turn.state.incident, turn.state.run
+    if incident is not None and run is not None and incident.run_id == run.id:
+        turn.change_incident(orphans=turn.seen.leftovers)
+        turn.record()
 
 
 def cleared(turn: Turn) -> None:

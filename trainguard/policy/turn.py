@@ -85,6 +85,7 @@ def open_incident(turn: Turn, kind: str, ending: Ending | None, decision: str) -
         step=run.step,
         total=run.total,
         loss=run.loss,
+        source=run.source,
         checkpoint=seen.checkpoint,
         checkpoint_step=seen.checkpoint_step,
         log_start=run.log_start,

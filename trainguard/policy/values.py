@@ -160,6 +160,7 @@ class Incident(msgspec.Struct, frozen=True):
     step: int | None
     total: int | None
     loss: float | None
+    source: str | None
     checkpoint: str | None
     checkpoint_step: int | None
     log_start: int

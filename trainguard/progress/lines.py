@@ -319,6 +319,14 @@ FORMATS = (
         _groups,
         "torchtune recipes, the bar's description: epoch from 1, global step; its own total is an epoch's",
     ),
+    _row(
+        "step of total",
+        b"/",
+        rb"^(?:\[[^\]]*\] *)?[Ss]tep:? *(?P<step>[0-9]+) ?/ ?(?P<total>[0-9]+)"
+        rb"(?: *[|,:;-]? *loss[:= ]+(?P<loss>NUMBER))?",
+        _groups,
+        "no framework's own: the commonest line of hand-written loops",
+    ),
     # Lightning counts batches, not optimizer steps, and epochs from 0; a hand-made bar of the same look that
     # counts epochs from 1 is an epoch ahead.
     _row(
