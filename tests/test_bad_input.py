@@ -52,7 +52,7 @@ def test_a_state_that_cannot_be_used_is_told_and_set_aside(sandbox: Sandbox, tra
     sandbox.logs.mkdir()
     TRAPS[trap](sandbox.logs / "state.json")
     told = sandbox.call("--status")
-    assert told.returncode == 3 and len(told.stderr.splitlines()) == 1, told.stderr
+    assert told.returncode == 1 and len(told.stderr.splitlines()) == 1, told.stderr
     sandbox.start()
     assert_goes_on(sandbox)
     assert sandbox.output().count("state.json: cannot be read") == 1
