@@ -65,12 +65,7 @@ class Sandbox:
 
     def daemon(self) -> processes.Process | None:
         """The daemon that runs now: it bears the mark of this sandbox and leads its run."""
-        folder = os.path.realpath(self.folder.directory)
-        for one in processes.living(processes.all_processes()):
-            mark = processes.read_mark(one.pid)
-            if mark is not None and mark.folder == folder and mark.leader == one.pid:
-                return one
-        return None
+        return processes.find_leader(os.path.realpath(self.folder.directory), "edge-cases")
 
     def wait_for_checkpoint(self) -> processes.Process:
         """Wait until the daemon has saved; the daemon."""

@@ -229,10 +229,8 @@ class Daemon:
 
     def _known_alive(self) -> tuple[Leftover, ...]:
         """The recorded members that still live, also those that left the daemon's tree since."""
-        rows = (processes.read_process(identity.pid) for identity in self._members)
-        known = {identity.pid: identity for identity in self._members}
-        alive = [row for row in rows if row is not None and not processes.is_gone(row)]
-        return _as_leftovers(row for row in alive if processes.same_process(row.identity, known[row.pid]))
+        rows = (processes.read_living(identity) for identity in self._members)
+        return _as_leftovers(row for row in rows if row is not None)
 
     def _ending_of_other(self, is_zombie: bool, now: float) -> Ending | None:
         """How a daemon that is not our child ended; None while its parent may yet collect it."""

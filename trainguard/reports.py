@@ -42,17 +42,10 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
     run = state.run
     now, wall = time.monotonic(), time.time()
     same_boot = state.boot == _boot_id()
-    recorded = None if run is None or run.identity is None else processes.read_process(run.identity.pid)
-    alive = None
-    if (
-        recorded is not None
-        and run is not None
-        and run.identity is not None
-        and not processes.is_gone(recorded)
-    ):
-        alive = recorded.pid if processes.same_process(recorded.identity, run.identity) else None
-    if alive is None and watchdog is None and state.phase not in OVER:
-        alive = _find_leader(settings)
+    living = None if run is None or run.identity is None else processes.read_living(run.identity)
+    if living is None and watchdog is None and state.phase not in OVER:
+        living = processes.find_leader(os.path.realpath(settings.logs.directory), settings.daemon.name)
+    alive = None if living is None else living.pid
     phase, reason = state.phase.value, state.reason
     if watchdog is None and state.phase not in OVER and (alive is not None or state.phase is not Phase.NEW):
         if alive is not None:
@@ -159,20 +152,6 @@ def text_of(report: StatusReport) -> str:
             ("latest incident", f"{Path(report.incident) / 'incident.json'} ({report.incidents} in all)")
         )
     return "\n".join(f"{name:<22}  {text}" for name, text in rows)
-
-
-def _find_leader(settings: Settings) -> int | None:
-    """The daemon of this run folder by the mark in its environment, where no record tells of it."""
-    folder = os.path.realpath(settings.logs.directory)
-    for one in processes.living(processes.all_processes()):
-        mark = processes.read_mark(one.pid)
-        if mark is not None and (mark.folder, mark.daemon, mark.leader) == (
-            folder,
-            settings.daemon.name,
-            one.pid,
-        ):
-            return one.pid
-    return None
 
 
 def _boot_id() -> str:

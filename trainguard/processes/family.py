@@ -158,6 +158,15 @@ def _ancestors(pid: int, rows: Mapping[int, Process]) -> list[int]:
     return chain
 
 
+def find_leader(folder: str, daemon: str) -> Process | None:
+    """The living process whose mark says that it leads a run of this daemon in this run folder (a real path)."""
+    for one in living(all_processes()):
+        mark = read_mark(one.pid)
+        if mark is not None and (mark.folder, mark.daemon, mark.leader) == (folder, daemon, one.pid):
+            return one
+    return None
+
+
 def run_members(
     table: Collection[Process],
     known: Collection[Identity],

@@ -95,6 +95,14 @@ def is_gone(process: Process | None) -> bool:
     return process is None or (process.state in "ZXx" and process.threads <= 1)
 
 
+def read_living(identity: Identity) -> Process | None:
+    """Exactly this process as it is now, None if it has ended. Raises OSError like `read_process`."""
+    process = read_process(identity.pid)
+    if process is None or is_gone(process) or not same_process(process.identity, identity):
+        return None
+    return process
+
+
 class Pollable(Protocol):
     def fileno(self) -> int: ...
 
@@ -136,8 +144,7 @@ def open_handle(identity: Identity) -> Handle | None:
         descriptor = os.pidfd_open(identity.pid)
     except (ProcessLookupError, ValueError, OverflowError):
         return None
-    process = read_process(identity.pid)
-    if process is None or is_gone(process) or not same_process(process.identity, identity):
+    if read_living(identity) is None:
         os.close(descriptor)
         return None
     return Handle(identity, descriptor)
