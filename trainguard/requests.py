@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainguard import processes
 from trainguard.config import ExpectedError, Settings
-from trainguard.policy import Request
+from trainguard.policy import Phase, Request, State
 from trainguard.run_folder import Holder, RunFolder
 
 ANSWER_SECONDS = 15.0
@@ -34,7 +34,9 @@ def ask(folder: RunFolder, holder: Holder, request: Request, patience: float = A
 
 
 def start_in_background(settings: Settings, call: Sequence[str], folder: RunFolder) -> None:
-    """Start a watchdog, script and options, in a session of its own and wait until it has looked and decided.
+    """Start a watchdog, script and options, in a session of its own; wait until it has begun.
+
+    It has begun once it has looked and decided, and the start that it decided on, if any, has been carried out.
 
     It writes to watchdog.log in the run folder. Raises ExpectedError, OSError.
     """
@@ -49,12 +51,16 @@ def start_in_background(settings: Settings, call: Sequence[str], folder: RunFold
             start_new_session=True,
         )
     deadline = time.monotonic() + ANSWER_SECONDS
-    while folder.watchdog() is None or folder.load_state()[0].looked_wall < begun:
+    while folder.watchdog() is None or not _has_begun(folder.load_state()[0], begun):
         if child.poll() == 0:
             return  # it found nothing to watch
         if child.poll() is not None:
             raise ExpectedError(f"the watchdog did not start; {log} says why")
         _wait_until(deadline, f"the watchdog has not begun within {ANSWER_SECONDS:g} s; {log} may say why")
+
+
+def _has_begun(state: State, since: float) -> bool:
+    return state.looked_wall >= since and (state.phase is not Phase.STARTING or state.paused)
 
 
 def _wait_until(deadline: float, complaint: str) -> None:
