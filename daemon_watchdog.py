@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from trainguard import VERSION, command_line, policy, processes, reports, requests
+from trainguard import VERSION, command_line, incidents, policy, processes, reports, requests
 from trainguard.config import ConfigError, ExpectedError, Settings, load_settings, make_folders
 from trainguard.daemon import Daemon
 from trainguard.health import Finding, Status
@@ -50,7 +50,7 @@ class Watchdog:
         self.wake = Wake()
         self.daemon = Daemon(settings)
         self.observer = Observer(settings, self.daemon)
-        self.chronicle = Chronicle(folder.incidents, self.daemon.helpers)
+        self.chronicle = Chronicle(settings, folder.incidents, self.daemon.helpers)
         self.manager = ServiceManager()
         self.words: list[policy.Tell | policy.Record] = []
         self.summary_due = time.monotonic() + settings.watchdog.summary_interval
@@ -83,7 +83,9 @@ class Watchdog:
     def observe(self, state: State, request: Request | None) -> Seen | None:
         """Look at the world; None if even that failed: then nothing is decided."""
         try:
-            self.chronicle.collect(time.monotonic())
+            diagnosed = self.chronicle.collect(time.monotonic())
+            if diagnosed is not None:
+                self.journal.tell("diagnosed", Status.ATTENTION, incidents.sentence(diagnosed), state)
             if self.wake.wants_to_leave():
                 request = Request.LEAVE
             elif not self.folder.is_ours(VERSION):
@@ -173,6 +175,7 @@ class Watchdog:
         self.settings = fresh
         self.daemon.reload(fresh)
         self.observer.reload(fresh)
+        self.chronicle.reload(fresh)
         self.journal.say(Status.OK, f"{fresh.path}: was read again; a new command counts from the next start")
 
 

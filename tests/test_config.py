@@ -168,6 +168,8 @@ def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
             ["[[SIGUSR1, 5]]"],
             ["[[TERM, 5]]", "[[15, 5]]", "[[sigterm, 5]]", "[[SIGTERM, 5, 5]]"],
         ),
+        ("detector.logs", ["[]", "[a.log, 5]"], ["a.log", "['']", "[[a]]", "[null]", "{a: b}"]),
+        ("detector.time_limit", ["0.5"], ["0", "null"]),
         ("watchdog.spare", ["[]", "[a, 5]"], ["tmux", "['']", "[[a]]", "[null]", "{a: b}"]),
         ("daemon.environment", ["{}", "{A: ''}"], ["[]", "{A: yes}", "{A: null}", "{'A=B': c}", "{'': c}"]),
         ("daemon.environment", ["{A: 'b=c'}"], ['{A: "b\\0"}', '{"A\\0": b}', "{A: [b]}", "A"]),
@@ -210,7 +212,7 @@ def test_each_setting_takes_what_is_inside_its_bounds_and_nothing_outside(
         (DAEMON + "restarts: {}", "restarts: unknown section; did you mean `restart`?"),
         (
             DAEMON + "zzz: {}",
-            "zzz: unknown section; there are: daemon, progress, checkpoints, watchdog, restart, logs",
+            "zzz: unknown section; there are: daemon, progress, checkpoints, watchdog, restart, detector, logs",
         ),
         (DAEMON + "logs: run", "logs: expected a section of names and values, got 'run'"),
         (DAEMON + "logs: [run]", "logs: expected a section of names and values, got a list of 1"),

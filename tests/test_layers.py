@@ -7,11 +7,25 @@ import pytest
 from support import ROOT
 
 FLOORS = {
-    0: {"config", "health", "identity", "packages"},
-    1: {"files", "policy", "processes"},
-    2: {"checkpoints", "daemon", "gpu", "host", "progress", "run_folder", "service_manager", "wake"},
-    3: {"command_line", "incidents", "journal", "observer"},
-    4: {"reports", "requests"},
+    0: {"config", "crash_types", "health", "identity", "packages"},
+    1: {"cgroup", "commands", "files", "policy", "processes", "signatures"},
+    2: {
+        "checkpoints",
+        "daemon",
+        "gpu",
+        "history",
+        "host",
+        "kernel_log",
+        "launchers",
+        "progress",
+        "run_folder",
+        "scanner",
+        "service_manager",
+        "wake",
+    },
+    3: {"command_line", "diagnosis", "inquiries", "journal", "observer", "snapshots"},
+    4: {"incidents"},
+    5: {"crash_reports", "investigation", "reports", "requests"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SCRIPTS = [script for script in ROOT.glob("*.py") if script.name != "conftest.py"]

@@ -1,4 +1,4 @@
-"""What all four scripts promise alike, and what the three small ones do."""
+"""What all four scripts promise alike, and what the two small ones do."""
 
 import json
 import signal
@@ -70,27 +70,6 @@ def test_importing_a_script_does_nothing(script: str, tmp_path: Path) -> None:
     )
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_detector_tells_the_watchdogs_incidents(sandbox: Sandbox) -> None:
-    sandbox.configure("--exit-at", "20", "--exit-code", "7")
-    config = ("--config", str(sandbox.config))
-    assert call("crash_detector.py", *config).returncode == 3
-    sandbox.start()
-    sandbox.wait_for_event("new_step")
-    told = call("crash_detector.py", *config)
-    assert told.returncode == 1
-    assert "ended with exit code 7" in told.stdout
-    incidents = json.loads(call("crash_detector.py", *config, "--json").stdout)["incidents"]
-    assert [one["ending"]["exit_code"] for one in incidents] == [7]
-
-
-def test_the_detector_finds_nothing_where_nothing_crashed(sandbox: Sandbox) -> None:
-    sandbox.configure("--steps", "5")
-    assert sandbox.start().wait(30) == 0
-    told = call("crash_detector.py", "--config", str(sandbox.config))
-    assert told.returncode == 0
-    assert "no incident" in told.stdout
 
 
 def test_the_health_check_knows_running_from_down(sandbox: Sandbox) -> None:

@@ -4,13 +4,19 @@ import argparse
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
+
+import msgspec
 
 from trainguard import VERSION
 from trainguard.config import ConfigError, ExpectedError, check_paths, describe, load_settings
 from trainguard.health import Status, painted
+
+# Bytes; less is read before a bar could be seen.
+LONG = 256 << 20
 
 
 class Parser(argparse.ArgumentParser):
@@ -179,6 +185,26 @@ def complain(text: str) -> None:
 def marked(status: Status, text: str, stream: TextIO | None = None) -> str:
     """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal."""
     return f"{painted(status, stream or sys.stdout)}  {text}"
+
+
+def json_of(content: object) -> str:
+    """JSON for a person and a program alike."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal for work that takes long: hands out what is called with each number of bytes done."""
+    if total < LONG or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def near(path: Path) -> Path:

@@ -52,6 +52,7 @@ ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}\Z"
 Name = Annotated[str, Meta(pattern=ONE_LINE, description="one line of 1 to 100 characters")]
 Location = Annotated[Path, Meta(description="a path")]
 MaybeLocation = Annotated[Path | None, Meta(description="a path or null")]
+Locations = Annotated[tuple[Path, ...], Meta(description="a list of paths")]
 Mode = Annotated[Literal["act", "observe"], Meta(description="act or observe")]
 Orphans = Annotated[Literal["stop", "report"], Meta(description="stop or report")]
 
@@ -119,6 +120,14 @@ class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
     after_success: Switch = False
 
 
+class DetectorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the crash detector reads besides the daemon's log, and how many seconds the watchdog gives it."""
+
+    logs: Locations = ()
+    signatures: MaybeLocation = None
+    time_limit: Seconds = 60.0
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The run folder: state, incidents, history, lock."""
 
@@ -134,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: CheckpointSettings = msgspec.field(default_factory=CheckpointSettings)
     watchdog: WatchdogSettings = msgspec.field(default_factory=WatchdogSettings)
     restart: RestartSettings = msgspec.field(default_factory=RestartSettings)
+    detector: DetectorSettings = msgspec.field(default_factory=DetectorSettings)
     logs: LogSettings = msgspec.field(default_factory=LogSettings)
 
 
@@ -418,6 +428,9 @@ def read_value(path: str, tree: Tree, wanted: Any, folder: Path, problems: list[
             raise TypeError
         return located(value, folder)
 
+    if wanted == Locations and isinstance(tree, list):
+        places = enumerate(tree)
+        return tuple(read_value(f"{path}[{index}]", one, Location, folder, problems) for index, one in places)
     meta: Any = wanted.__metadata__[0]
     expected, cause = meta.description, ""
     if isinstance(tree, Written):
@@ -646,6 +659,8 @@ def describe(settings: Settings) -> list[tuple[str, str]]:
                 rows.append((name, f"{value} ({there})"))
             elif field.type == MaybeLocation:
                 rows.append((name, "none"))
+            elif field.type == Locations:
+                rows += [(f"{name}[{index}]", str(place)) for index, place in enumerate(value)]
     return rows
 
 
@@ -678,6 +693,9 @@ def check_paths(settings: Settings) -> list[str]:
         problems.append(f"daemon.log: {daemon.log} cannot be written; name another or change its permissions")
     elif not mode and (fault := folder_fault(daemon.log.parent)):
         problems.append(f"daemon.log: {fault}")
+    rows = settings.detector.signatures
+    if rows is not None and not stat.S_ISREG(mode_of(rows)):
+        problems.append(f"detector.signatures: {rows} is no file; make it or write null")
     if fault := folder_fault(settings.logs.directory):
         problems.append(f"logs.directory: {fault}")
     return problems

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 READ_LIMIT = 1 << 20
+BLOCK = 256 << 10
 
 
 def read_small(path: Path, limit: int = READ_LIMIT, follow: bool = True) -> bytes:
@@ -35,6 +36,33 @@ def read_range(path: Path, start: int, end: int) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return os.pread(descriptor, max(0, end - start), start)
+    finally:
+        os.close(descriptor)
+
+
+def start_of_last_lines(path: Path, count: int, end: int | None = None) -> int:
+    """The offset of the last `count` lines before `end` (default: the file's end). Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        at = about.st_size if end is None else min(end, about.st_size)
+        wanted = count
+        if at and os.pread(descriptor, 1, at - 1) == b"\n":
+            wanted += 1
+        while at > 0:
+            start = max(0, at - BLOCK)
+            block = os.pread(descriptor, at - start, start)
+            found = block.count(b"\n")
+            if found >= wanted:
+                place = len(block)
+                for _ in range(wanted):
+                    place = block.rindex(b"\n", 0, place)
+                return start + place + 1
+            wanted -= found
+            at = start
+        return 0
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,12 @@
 """The host: memory and disks as they are at a moment."""
 
+import os
 from pathlib import Path
 
 import msgspec
 import psutil
+
+from trainguard.cgroup import read_oom_kills
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -16,13 +19,17 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """Memory in bytes, load averages over 1, 5 and 15 minutes, disks by path."""
+    """Memory in bytes, load averages over 1, 5 and 15 minutes, disks by path.
+
+    `oom_kills` is how many processes the kernel has killed for memory in this process's own memory cgroup.
+    """
 
     memory_total: int
     memory_available: int
     swap_used: int
     load: tuple[float, float, float]
     disks: tuple[Disk, ...]
+    oom_kills: int | None = None
 
 
 def read_host(paths: list[Path]) -> Host:
@@ -34,13 +41,12 @@ def read_host(paths: list[Path]) -> Host:
         psutil.swap_memory().used,
         psutil.getloadavg(),
         tuple(map(read_disk, paths)),
+        read_oom_kills(),
     )
 
 
 def read_disk(path: Path) -> Disk:
     """The file system of a path, or of its nearest parent that exists."""
-    import os
-
     while not path.exists() and path != path.parent:
         path = path.parent
     try:

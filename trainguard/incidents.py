@@ -1,7 +1,5 @@
 """Incidents: one folder for each crash or hang, with one `incident.json` that tells all that is known of it."""
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -9,16 +7,25 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard import files
+from trainguard import files, snapshots
+from trainguard.cgroup import read_oom_kills
+from trainguard.config import ExpectedError, Settings, clipped
+from trainguard.inquiries import Inquiry
 from trainguard.policy import Ending, How, Incident
 from trainguard.processes import Pollable
 
 LAST_LINES = 200
 SNAPSHOT = "snapshot.json"
-SNAPSHOT_SECONDS = 10.0
+DIAGNOSIS = "diagnosis.json"
+HUNG = "no new step within its time"
+HELPS = {
+    "yes": "which a restart helps",
+    "clean": "which a restart helps after the remedy",
+    "no": "which a restart does not help",
+}
+LOOK_BYTES = 64 << 10
 _LAST_BYTES = 256 << 10
 _LIMIT = 8 << 20
-_PROJECT = Path(__file__).resolve().parent.parent
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -31,7 +38,10 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class IncidentRecord(msgspec.Struct, frozen=True):
-    """The content of incident.json. Times are local ISO 8601, durations seconds, `log` a byte range of a file."""
+    """The content of incident.json. Times are local ISO 8601, durations seconds, `log` a byte range of a file.
+
+    `diagnosis` is a crash as crash_detector.py --json tells it; `provisional` until the whole log was read.
+    """
 
     id: str
     kind: str
@@ -56,6 +66,8 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     closed: bool
     last_lines: list[str]
     snapshot: dict[str, object] | None = None
+    oom_kills: int | None = None
+    diagnosis: dict[str, object] | None = None
 
 
 def folder_of(incidents: Path, incident_id: str) -> Path:
@@ -94,17 +106,13 @@ def record(incidents: Path, incident: Incident, log: Path) -> None:
         steps_lost=incident.steps_lost,
         closed=incident.closed,
         last_lines=lines,
-        snapshot=earlier.snapshot if earlier is not None else None,
+        snapshot=None if earlier is None else earlier.snapshot,
+        oom_kills=None if earlier is None else earlier.oom_kills,
+        diagnosis=_first_look(incident, log)
+        if earlier is None or earlier.diagnosis is None
+        else earlier.diagnosis,
     )
     _write(folder, record)
-
-
-def add_snapshot(folder: Path) -> None:
-    """Move the machine's state, which a `Snapshot` left beside it, into incident.json. Raises OSError."""
-    found, record = _read_snapshot(folder), read_record(folder)
-    if found is not None and record is not None:
-        _write(folder, msgspec.structs.replace(record, snapshot=found))
-        (folder / SNAPSHOT).unlink(missing_ok=True)
 
 
 def _write(folder: Path, record: IncidentRecord) -> None:
@@ -130,6 +138,29 @@ def list_records(incidents: Path) -> list[IncidentRecord]:
     return sorted(records, key=lambda one: (one.time, one.run_number))
 
 
+def sentence(record: IncidentRecord) -> str:
+    """What a diagnosed incident was, in a sentence."""
+    told = record.diagnosis or {}
+    cause, root = told.get("cause"), told.get("root")
+    finer = f" ({cause})" if cause != told.get("type") else ""
+    rank = "" if told.get("rank") is None else f" on rank {told['rank']}"
+    text = str(root.get("text", "")) if isinstance(root, dict) else ""
+    helps = HELPS.get(str(told.get("retry")), "")
+    return f"incident {record.id} was {told.get('type')}{finer}{rank}, {helps}: {clipped(text.strip(), 200)}"
+
+
+def find_record(incidents: Path, incident_id: str) -> IncidentRecord:
+    """One incident by its id, or by `last`. Raises ExpectedError where there is none."""
+    records = list_records(incidents)
+    found = records[-1:] if incident_id == "last" else [one for one in records if one.id == incident_id]
+    if not found:
+        known = ", ".join(one.id for one in records[-5:])
+        raise ExpectedError(
+            f"{incident_id}: no such incident in {incidents}; the last are: {known or 'none'}"
+        )
+    return found[-1]
+
+
 def _told(ending: Ending) -> Told:
     import signal
 
@@ -153,61 +184,27 @@ def _last_lines(log: Path, start: int, end: int) -> list[str]:
     return [line.decode(errors="replace") for line in lines if line.strip()][-LAST_LINES:]
 
 
-# --- the machine at that moment, asked in a child that can be abandoned ---------------------------------------
-
-
-class Snapshot:
-    """A child that asks memory, disks and GPUs and writes the answers beside the incident."""
-
-    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._deadline = time.monotonic() + SNAPSHOT_SECONDS
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "trainguard.incidents", str(folder / SNAPSHOT), *map(str, paths)],
-            cwd=_PROJECT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.pid = self._child.pid
-        self._descriptor = os.pidfd_open(self.pid)
-
-    def fileno(self) -> int:
-        """Readable once the child has ended."""
-        return self._descriptor
-
-    def is_over(self, now: float) -> bool:
-        """Whether it has answered, or its time is over; then it is killed, and left behind if it cannot die."""
-        if self._child.poll() is not None:
-            return True
-        if now < self._deadline:
-            return False
-        self._child.kill()
-        return True
-
-    def abandon(self) -> bool:
-        """Stop asking; whether the child is gone for good. One that hangs in the kernel is left to itself."""
-        if self._child.poll() is None:
-            self._child.kill()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        try:
-            self._child.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+# --- what children find out about an incident ------------------------------------------------------------------
 
 
 class Chronicle:
-    """Writes the incidents of one run folder; each new one gets a snapshot of the machine, made by a child."""
+    """Writes the incidents of one run folder.
 
-    def __init__(self, incidents: Path, helpers: set[int]) -> None:
-        """`helpers` is where the child's number is kept while it may live: it is nobody's orphan."""
+    For each new one a child takes a snapshot of the machine, and then another reads the log of the run that
+    ended. What they found is put into the incident's record.
+    """
+
+    def __init__(self, settings: Settings, incidents: Path, helpers: set[int]) -> None:
+        """`helpers` is where a child's number is kept while it may live: it is nobody's orphan."""
+        self._settings = settings
         self._incidents = incidents
         self._helpers = helpers
-        self._snapshot: Snapshot | None = None
+        self._inquiry: Inquiry | None = None
+        self._oom_kills = read_oom_kills()
+
+    def reload(self, settings: Settings) -> None:
+        """Take new settings, from the next incident on."""
+        self._settings = settings
 
     def write(self, incident: Incident, log: Path, places: Sequence[Path]) -> None:
         """Write or renew an incident; `places` are paths whose disks are of interest. Raises OSError."""
@@ -215,47 +212,98 @@ class Chronicle:
         is_new = not folder.exists()
         record(self._incidents, incident, log)
         if is_new:
+            self._count_oom_kills(folder)
             self.stop_asking()
-            self._snapshot = Snapshot(folder, places)
-            self._helpers.add(self._snapshot.pid)
+            command = [sys.executable, "-m", "trainguard.snapshots", *map(str, places)]
+            self._ask(command, folder / SNAPSHOT, snapshots.SECONDS)
 
-    def collect(self, now: float) -> None:
-        """Put a finished snapshot into its incident. Raises OSError."""
-        if self._snapshot is not None and self._snapshot.is_over(now):
-            folder = self._snapshot.folder
-            self.stop_asking()
-            add_snapshot(folder)
+    def collect(self, now: float) -> IncidentRecord | None:
+        """Put what a child has found into its incident; the record, once its diagnosis is there. Raises OSError."""
+        if self._inquiry is None or not self._inquiry.is_over(now):
+            return None
+        answer = self._inquiry.answer
+        self.stop_asking()
+        if answer.name == SNAPSHOT:
+            _add(answer, snapshot=snapshots.read_snapshot(answer))
+            config = ["--config", str(self._settings.path)]
+            command = [
+                sys.executable,
+                "crash_detector.py",
+                *config,
+                "--incident",
+                answer.parent.name,
+                "--json",
+            ]
+            self._ask(command, answer.with_name(DIAGNOSIS), self._settings.detector.time_limit)
+            return None
+        return _add(answer, diagnosis=_read_diagnosis(answer))
 
     def stop_asking(self) -> None:
         """End the child, so that no child but the run's is there to be told apart."""
-        if self._snapshot is not None and self._snapshot.abandon():
-            self._helpers.discard(self._snapshot.pid)
-        self._snapshot = None
+        inquiry, self._inquiry = self._inquiry, None
+        if inquiry is not None and inquiry.end():
+            self._helpers.discard(inquiry.pid)
 
     def wake_sources(self) -> list[Pollable]:
         """The child, whose end is worth a look at once."""
-        return [] if self._snapshot is None else [self._snapshot]
+        return [] if self._inquiry is None else [self._inquiry]
+
+    def _ask(self, command: Sequence[str], answer: Path, seconds: float) -> None:
+        self._inquiry = Inquiry(command, answer, seconds)
+        self._helpers.add(self._inquiry.pid)
+
+    def _count_oom_kills(self, folder: Path) -> None:
+        before, self._oom_kills = self._oom_kills, read_oom_kills()
+        if before is not None and self._oom_kills is not None and (found := read_record(folder)) is not None:
+            _write(folder, msgspec.structs.replace(found, oom_kills=self._oom_kills - before))
 
 
-def _read_snapshot(folder: Path) -> dict[str, object] | None:
+def _add(answer: Path, **found: dict[str, object] | None) -> IncidentRecord | None:
+    """Move what a child wrote into the record beside it."""
+    record = read_record(answer.parent)
+    if record is None or None in found.values():
+        return None
+    record = msgspec.structs.replace(record, **found)
+    _write(answer.parent, record)
+    answer.unlink(missing_ok=True)
+    return record
+
+
+def _read_diagnosis(answer: Path) -> dict[str, object] | None:
+    """The first crash that the detector told; it stays provisional where it found none."""
     try:
-        return msgspec.json.decode(files.read_small(folder / SNAPSHOT), type=dict[str, object])
+        told = msgspec.json.decode(files.read_small(answer, _LIMIT), type=dict[str, object])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+    crashes = told.get("crashes")
+    first = crashes[0] if isinstance(crashes, list) and crashes else None
+    return first if isinstance(first, dict) else None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write a snapshot: what is quick first, so that a driver that hangs costs only its own part."""
-    from trainguard import gpu, host
+def _first_look(incident: Incident, log: Path) -> dict[str, object] | None:
+    """What the exit status and the end of the log tell at once, before anybody reads the whole log."""
+    from trainguard import diagnosis  # costs memory, and only a crash needs it
 
-    target, paths = Path(arguments[0]), [Path(path) for path in arguments[1:]]
-    told: dict[str, object] = {"gpu": {"error": f"no answer within {SNAPSHOT_SECONDS:g} s"}}
-    told["host"] = msgspec.to_builtins(host.read_host(paths))
-    files.write_whole(target, msgspec.json.encode(told), durable=False)
-    told["gpu"] = msgspec.to_builtins(gpu.read_gpus())
-    files.write_whole(target, msgspec.json.encode(told), durable=False)
-    return os.EX_OK
+    start, end = max(incident.log_start, incident.log_end - LOOK_BYTES), incident.log_end
+    try:
+        content = files.read_range(log, start, end)
+    except OSError:
+        content = b""
+    told = None if incident.ending is None else _told(incident.ending)
+    facts = diagnosis.Facts(
+        exit_code=None if told is None else told.exit_code,
+        signal=None if told is None else told.signal,
+        hang=HUNG if incident.kind == "hang" else None,
+        time=incident.at_wall,
+    )
+    lines = diagnosis.cut_lines(content, str(log), start, None)
+    found = diagnosis.find_failures(diagnosis.Observer(_knows_nothing).observe(lines), facts)
+    if not found:
+        return None
+    crash: dict[str, object] = msgspec.to_builtins(diagnosis.describe(found[-1]))
+    return crash | {"provisional": True}
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _knows_nothing(_: str) -> tuple[()]:
+    """The signatures are the detector's; what it needs for them stays out of the watchdog's memory."""
+    return ()

@@ -1,0 +1,21 @@
+"""Crash types and their finer causes: what each is, whether a restart helps, and what a person does about it."""
+
+from trainguard.crash_types import code, gpu, host
+from trainguard.crash_types.exceptions import EXCEPTIONS, POINTERS, type_of_exception
+from trainguard.crash_types.types import TYPES
+from trainguard.crash_types.values import Blame, Cause, CrashType, Retry, Verdict
+
+CAUSES = {cause.name: cause for cause in (*gpu.CAUSES, *host.CAUSES, *code.CAUSES)}
+
+__all__ = (
+    "CAUSES",
+    "EXCEPTIONS",
+    "POINTERS",
+    "TYPES",
+    "Blame",
+    "Cause",
+    "CrashType",
+    "Retry",
+    "Verdict",
+    "type_of_exception",
+)

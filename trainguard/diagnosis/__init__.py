@@ -1,0 +1,34 @@
+"""Diagnosis: what crashed, and why. Pure: lines in, crashes out."""
+
+from trainguard.diagnosis.judging import Failures, combine, describe, find_failures
+from trainguard.diagnosis.lines import cut_lines, read_line
+from trainguard.diagnosis.observing import Observer, observe_kernel
+from trainguard.diagnosis.values import (
+    Consequence,
+    Crash,
+    Evidence,
+    Facts,
+    Gap,
+    Line,
+    Matcher,
+    Observation,
+)
+
+__all__ = (
+    "Consequence",
+    "Crash",
+    "Evidence",
+    "Facts",
+    "Failures",
+    "Gap",
+    "Line",
+    "Matcher",
+    "Observation",
+    "Observer",
+    "combine",
+    "cut_lines",
+    "describe",
+    "find_failures",
+    "observe_kernel",
+    "read_line",
+)

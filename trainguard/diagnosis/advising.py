@@ -1,0 +1,106 @@
+"""Advising: the steps of a cause and its type, filled in with what this crash's own lines tell."""
+
+import re
+import string
+from collections.abc import Mapping
+
+from trainguard.crash_types import CAUSES, TYPES
+from trainguard.diagnosis.values import Facts, Observation
+
+ENOUGH_STEPS = 5
+
+# Modules whose package on PyPI has another name.
+PACKAGES = {
+    "apex": "apex (from github.com/NVIDIA/apex, built here)",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "faiss": "faiss-cpu or faiss-gpu",
+    "fitz": "PyMuPDF",
+    "flash_attn": "flash-attn",
+    "git": "GitPython",
+    "google": "protobuf or the google-* package that holds it",
+    "hydra": "hydra-core",
+    "igraph": "python-igraph",
+    "Levenshtein": "python-Levenshtein",
+    "lightning_fabric": "lightning-fabric",
+    "magic": "python-magic",
+    "mmcv": "mmcv, or mmcv-full before version 2",
+    "MySQLdb": "mysqlclient",
+    "OpenSSL": "pyOpenSSL",
+    "PIL": "Pillow",
+    "psycopg2": "psycopg2-binary",
+    "pycocotools": "pycocotools",
+    "pynvml": "nvidia-ml-py",
+    "pytorch_lightning": "pytorch-lightning",
+    "ruamel": "ruamel.yaml",
+    "serial": "pyserial",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "socks": "PySocks",
+    "tensorboardX": "tensorboardX",
+    "torch_geometric": "torch-geometric",
+    "umap": "umap-learn",
+    "usb": "pyusb",
+    "yaml": "PyYAML",
+    "zmq": "pyzmq",
+}
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[KMGT]i?B|bytes?)", re.IGNORECASE)
+_UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def advise(root: Observation, facts: Facts) -> tuple[str, ...]:
+    """What to do about a crash, from the cheapest step; no step names what this crash did not tell."""
+    cause, kind = CAUSES.get(root.cause), TYPES[root.type]
+    known = dict(root.facts)
+    module = known.get("module", "").partition(".")[0]
+    if module:
+        known["package"] = PACKAGES.get(module, module.replace("_", "-"))
+    steps = _measured(root, facts)
+    filled = (fill(step, known) for step in (cause.steps if cause is not None else ()))
+    steps += [step for step in filled if step is not None]
+    # The type's steps are more general; they fill up where the cause has little to say.
+    for step in kind.steps[: max(0, ENOUGH_STEPS - len(steps))]:
+        steps += [step] if step not in steps else []
+    return tuple(steps)
+
+
+def fill(step: str, known: Mapping[str, str]) -> str | None:
+    """A step with its names replaced, None where one of them is not known."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(step) if name}
+        return step.format_map(known) if names <= known.keys() else None
+    except (ValueError, KeyError, IndexError, AttributeError):
+        return step
+
+
+def parse_size(text: str | None) -> float | None:
+    """Bytes, from a size as PyTorch prints it (`1.50 GiB`); None where it is none."""
+    match = _SIZE.search(text or "")
+    if match is None:
+        return None
+    base = 1000 if match["unit"][1:2] in ("B", "b") and len(match["unit"]) == 2 else 1024
+    return float(match["number"]) * float(base ** _UNITS[match["unit"][0].lower()])
+
+
+def _measured(root: Observation, facts: Facts) -> list[str]:
+    """What the machine told at that moment, where it bears on this crash."""
+    told = []
+    if root.type == "disk_full" and facts.free_bytes:
+        path, free = min(facts.free_bytes.items(), key=lambda item: item[1])
+        told.append(f"At that moment {path} had {_gibibytes(free)} free: make room there first.")
+    if root.type in ("host_oom", "process_killed") and facts.memory_available is not None:
+        told.append(f"At that moment {_gibibytes(facts.memory_available)} of memory were available.")
+    if root.type == "host_oom" and facts.oom_kills:
+        told.append(
+            f"The cgroup counted {facts.oom_kills} out-of-memory kills in this run: its limit is too low."
+        )
+    if root.type == "cuda_oom" and facts.gpu_foreign:
+        told.append(f"Other processes hold memory on the GPU: {', '.join(facts.gpu_foreign)}.")
+    return told
+
+
+def _gibibytes(number: int) -> str:
+    return f"{number / (1 << 30):.1f} GiB"

@@ -1,0 +1,96 @@
+"""Lines: bytes of a log cut at its line ends, with what was put before each line taken off and understood."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from trainguard.diagnosis.values import Line
+
+TEXT_LIMIT = 4096
+
+_ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_SEGMENT = re.compile(rb"[^\r\n]+")
+# What launchers and log collectors put before each line of a process: they tell one stream from another.
+_STREAMS = (
+    re.compile(r"^\[[A-Za-z_]\w*?(?P<rank>\d+)\]: ?"),  # torch's [rank0], torchrun --tee with any role's name
+    re.compile(r"^\[\d+,(?P<rank>\d+)\]<std(?:err|out)>: ?"),  # mpirun --tag-output, horovodrun
+    re.compile(r"^(?P<rank>\d{1,5}): (?=\S)"),  # srun --label
+    re.compile(r"^\[(?P<rank>\d+)\]:? ?(?=Traceback|  File)"),  # accelerate, horovod
+    re.compile(r"^\((?P<name>[\w.:<>+-]+(?:\([^)]*\))? pid=\d+(?:, ip=[\d.]+)?)\) ?"),  # ray
+    re.compile(
+        r"^(?P<name>[\w.-]+)(?: +\| )(?=\s*(?:Traceback|File |[\w.]+(?:Error|Exception)\b))"
+    ),  # compose
+    re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?P<name>std(?:out|err)) [FP] "),  # CRI
+)
+# What loggers put before a message. Their level counts; whose line it is they do not tell.
+_LOGGERS = (
+    re.compile(r"^wandb: (?P<level>ERROR|WARNING)? ?"),
+    re.compile(r"^(?P<level>[IWEFC])\d{4,8} \d\d:\d\d:\d\d(?:\.\d+)? +\d+ [^\]]*\] "),  # glog
+    re.compile(r"^\[(?P<level>[IWEFC])\d* ?[\d:. -]*[^\]]*\.(?:cpp|cc|h|cu):\d+\] ?"),  # c10's glog
+    re.compile(
+        r"^\[?(?P<time>\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d)(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?\]?"
+        r"[ :,|-]*(?:\[?[\w./:<>-]*\]?[ :|-]*)?"
+        r"(?:[\[(<]?(?P<level>DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|SEVERE)[\])>]?[ :|-]*"
+        r"(?:\[[^\]]*\][ :|-]*|[\w./<>]+:[\w<>]*:?\d+ - |[\w.]+: )?)?"
+    ),
+    re.compile(r"^\[?(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL)(?:\|[^\]]*)?\]?:[\w.]*:? ?"),
+)
+_TIME = re.compile(
+    r"(?P<date>(?:19|20)\d\d[-/]\d\d[-/]\d\d)[ T_](?P<clock>\d\d:\d\d:\d\d)"
+    r"|\b[IWEF](?P<compact>20\d{6}) (?P<compact_clock>\d\d:\d\d:\d\d)"
+)
+_RANK = re.compile(r"(?:^|[\[( ,])(?:global )?rank[ :=]{0,2}(?P<rank>\d{1,5})\b", re.IGNORECASE)
+_LOUD = {"E", "F", "C", "ERROR", "CRITICAL", "FATAL", "SEVERE"}
+
+
+def cut_lines(content: bytes, file: str, start: int, number: int | None) -> Iterator[Line]:
+    """The lines of consecutive bytes that begin at offset `start` on line `number`. Blank ones are left out."""
+    counted = 0
+    for match in _SEGMENT.finditer(content):
+        raw = match[0]
+        at = match.start()
+        if number is not None:
+            number += content.count(b"\n", counted, at)
+            counted = at
+        yield read_line(raw, file, start + at, number)
+
+
+def read_line(raw: bytes, file: str, offset: int, number: int | None) -> Line:
+    """One segment understood."""
+    if b"\x1b" in raw:
+        raw = _ANSI.sub(b"", raw)
+    if len(raw) > TEXT_LIMIT:
+        # A bar can have been rewritten thousands of times before the message that it is glued to.
+        raw = raw[: TEXT_LIMIT // 2] + b" ... " + raw[-TEXT_LIMIT // 2 :]
+    text = raw.replace(b"\0", b"").decode("utf-8", "replace").rstrip()
+    body, rank, stream, time, loud = text, None, "", None, False
+    while (match := _prefix(body)) is not None and match.end():
+        # A launcher puts its name before what torch has put its own before.
+        stream += match[0].strip()
+        ranked = match.groupdict().get("rank")
+        rank = rank if ranked is None else int(ranked)
+        body = body[match.end() :]
+    for pattern in _LOGGERS:
+        if (match := pattern.match(body)) and match.end():
+            loud = match.groupdict().get("level") in _LOUD
+            body = body[match.end() :]
+            break
+    if rank is None and "ank" in text and (match := _RANK.search(text)):
+        rank = int(match["rank"])
+    if ":" in text and (match := _TIME.search(text)):
+        time = _wall(match)
+    return Line(file, number, offset, text, body, rank, stream, time, loud)
+
+
+def _prefix(body: str) -> re.Match[str] | None:
+    return next((match for pattern in _STREAMS if (match := pattern.match(body))), None)
+
+
+def _wall(match: re.Match[str]) -> float | None:
+    date = (match["date"] or match["compact"] or "").replace("/", "").replace("-", "")
+    try:
+        return datetime.strptime(
+            f"{date} {match['clock'] or match['compact_clock']}", "%Y%m%d %H:%M:%S"
+        ).timestamp()
+    except (ValueError, OverflowError):
+        return None

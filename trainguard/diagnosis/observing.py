@@ -1,0 +1,290 @@
+"""Observing: lines in order become events: failures, progress, the beginning and the end of a run."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
+
+from trainguard.crash_types import CAUSES, EXCEPTIONS, POINTERS, type_of_exception
+from trainguard.diagnosis import tracebacks
+from trainguard.diagnosis.tracebacks import Traceback
+from trainguard.diagnosis.values import (
+    Advance,
+    Begin,
+    End,
+    Event,
+    Gap,
+    Line,
+    Matcher,
+    Observation,
+    Origin,
+)
+from trainguard.progress import Role as Progress
+from trainguard.progress import parse_segment
+from trainguard.signatures import Role, Signature
+
+# How good a candidate for the root an observation is: what the kernel, the driver and an out-of-memory killer
+# say; a process's own failure; a death without a word; a collective that waited or failed; what only passes on
+# another's failure; an abort, which follows from one of these; what a launcher sums up.
+MACHINE, OWN, DEATH, COLLECTIVE, CASCADE, ABORT, SUMMARY = 7, 6, 5, 4, 3, 2, 1
+
+# So many lines without a time of their own may follow one that has it.
+TIME_LINES = 300
+
+_WORK = re.compile(
+    r"(?i)\b(?:epochs?|iter(?:ation)?s?|(?:global[_ ])?steps?|batch(?:es)?|update)\b\W{0,4}\[?(?P<step>\d+)[^\d.]"
+)
+_LOSS = re.compile(
+    r"(?i)(?<![\w.])(?P<prefix>[\w/]*?)loss\w*['\"]?\s*[:=]?\s*['\"(]*"
+    r"(?P<loss>[-+]?(?:nan|inf(?:inity)?|\d+\.?\d*(?:e[-+]?\d+)?))(?!\w)"
+)
+_EVALUATED = re.compile(r"(?i)val|eval|test|dev|best|min|smooth")
+_SAMPLE = re.compile(r"^Caught \w+ in (?:DataLoader worker process|replica|pin memory thread)")
+_ABORTED = re.compile(r"(?i)abort|terminate called|SIGABRT|signal 6\b")
+_EXIT_CODE = re.compile(r"^\s*exitcode\s*: (?P<code>-?\d+) +\(pid: (?P<pid>\d+)\)")
+_RANK_OF_SUMMARY = re.compile(r"^\s*rank\s*: (?P<rank>\d+)")
+_OS_ERROR = re.compile(r"^\[Errno (?P<number>\d+)\]")
+_ERRNO = {
+    "1": "permission_error",
+    "2": "file_not_found",
+    "5": "storage_error",
+    "11": "too_many_files",
+    "12": "host_oom",
+    "13": "permission_error",
+    "23": "too_many_files",
+    "24": "too_many_files",
+    "28": "disk_full",
+    "30": "storage_error",
+    "98": "connection_error",
+    "104": "connection_error",
+    "107": "storage_error",
+    "110": "timeout",
+    "111": "connection_error",
+    "113": "connection_error",
+    "116": "storage_error",
+    "122": "disk_full",
+}
+
+
+# How torchelastic's summary tells a death by a signal. It sends SIGTERM itself.
+_DEATHS = {
+    -9: ("process_killed", "process_killed", DEATH),
+    -11: ("segfault", "native_crash", DEATH),
+    -7: ("segfault", "native_crash", DEATH),
+    -4: ("segfault", "native_crash", DEATH),
+    -8: ("segfault", "native_crash", DEATH),
+    -6: ("segfault", "native_crash", ABORT),
+    -2: ("interrupted", "external_term", ABORT),
+    -1: ("interrupted", "external_term", ABORT),
+}
+
+
+class Observer:
+    """Turns the lines of one log into events; a matcher finds the signatures of a line."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self._matcher = matcher
+        self._reports = tracebacks.Reader()
+        self._blamed = False
+        self._blamed_rank: int | None = None
+        self._time: float | None = None
+        self._since_time = 0
+
+    def observe(self, lines: Iterable[Line | Gap]) -> Iterator[Event]:
+        """The events, in the order of the lines."""
+        for line in lines:
+            if isinstance(line, Gap):
+                yield line
+                continue
+            self._keep_time(line)
+            within, ended = self._reports.read(line)
+            for report in ended:
+                yield from map(self._dated, self._of_report(report))
+            if not within:
+                yield from map(self._dated, self._of_line(line))
+        for report in self._reports.end():
+            yield from map(self._dated, self._of_report(report))
+
+    def _keep_time(self, line: Line) -> None:
+        self._since_time += 1
+        if line.time is not None:
+            self._time, self._since_time = line.time, 0
+
+    def _dated(self, event: Event) -> Event:
+        """A failure has the time of its line, or the last that was told not long before."""
+        if not isinstance(event, Observation):
+            return event
+        last = self._time if self._since_time <= TIME_LINES else None
+        return replace(event, time=event.line.time if event.line.time is not None else last)
+
+    def _of_summary(self, line: Line) -> Observation | None:
+        """A death that torchelastic's summary tells: of the rank that failed first, which said nothing itself."""
+        body = line.body
+        if body.startswith("Root Cause (first observed failure)"):
+            self._blamed, self._blamed_rank = True, None
+        elif self._blamed and (match := _RANK_OF_SUMMARY.match(body)):
+            self._blamed_rank = int(match["rank"])
+        elif self._blamed and (match := _EXIT_CODE.match(body)):
+            self._blamed = False
+            if (death := _DEATHS.get(int(match["code"]))) is not None:
+                kind, cause, strength = death
+                return Observation(
+                    line,
+                    Origin.LINE,
+                    kind,
+                    cause,
+                    strength,
+                    True,
+                    rank=self._blamed_rank,
+                    facts={"pid": match["pid"]},
+                )
+        return None
+
+    def _of_line(self, line: Line) -> Iterator[Event]:
+        if (death := self._of_summary(line)) is not None:
+            yield death
+            return
+        rows = self._matcher(line.text)
+        row = _first(rows)
+        if row is None or row.role in (Role.ADVICE, Role.TEARDOWN):
+            if row is None and (advance := _advance(line)) is not None:
+                yield advance
+            return
+        if row.role is Role.START:
+            yield Begin(line)
+        elif row.role is Role.END:
+            yield End(line)
+        else:
+            yield _observation(line, row, Origin.LINE, fatal=row.fatal)
+        if (advance := _advance(line)) is not None:
+            yield advance
+
+    def _of_report(self, report: Traceback) -> Iterator[Event]:
+        row = _first(self._matcher(report.final.text))
+        if row is not None and row.role in (Role.TEARDOWN,):
+            return
+        fatal = report.uncaught
+        if row is not None and row.role in (Role.ROOT, Role.CASCADE) and row.crash_type is not None:
+            found = _observation(report.final, row, Origin.TRACEBACK, fatal, report)
+        else:
+            found = _exception(report, fatal)
+        if report.before is not None:
+            found = replace(found, chained=report.before.final, caused=report.caused)
+        yield found
+
+
+def observe_kernel(lines: Iterable[Line], matcher: Matcher, pids: frozenset[int]) -> list[Observation]:
+    """What the kernel told that may be of this run.
+
+    A line that names a process is proof if that is one of `pids`, and of no interest if those are known and it
+    is none of them. Every other line is circumstance, and not fatal: it counts only beside what it explains.
+    """
+    found = []
+    for line in lines:
+        row = _first(matcher(line.text))
+        if row is None or row.role not in (Role.ROOT, Role.CASCADE) or row.crash_type is None:
+            continue
+        one = replace(_observation(line, row, Origin.KERNEL, fatal=False), time=line.time)
+        pid = one.facts.get("pid", "")
+        proven = pid.isdigit() and int(pid) in pids
+        if proven or not (pids and pid.isdigit()):
+            strength = MACHINE if row.role is Role.ROOT else one.strength
+            found.append(replace(one, strength=strength, fatal=proven))
+    return found
+
+
+def _first(rows: Sequence[Signature]) -> Signature | None:
+    return rows[0] if rows else None
+
+
+def _observation(
+    line: Line, row: Signature, origin: Origin, fatal: bool, report: Traceback | None = None
+) -> Observation:
+    crash_type = row.type or row.crash_type or "unknown"
+    match = re.search(row.pattern, line.text)
+    facts = {} if match is None else {name: text for name, text in match.groupdict().items() if text}
+    return Observation(
+        line,
+        origin,
+        crash_type,
+        row.cause or crash_type,
+        _strength(crash_type, row, origin, line.text),
+        fatal,
+        signature=row.name,
+        exception=None if report is None else report.name,
+        place="" if report is None else report.place,
+        rank=line.rank,
+        facts=facts,
+    )
+
+
+def _strength(crash_type: str, row: Signature, origin: Origin, text: str) -> int:
+    if row.role is Role.CASCADE:
+        return SUMMARY if row.cause == "child_failed_summary" else CASCADE
+    if crash_type in ("collective_timeout", "collective_error"):
+        return COLLECTIVE
+    if crash_type in ("segfault", "process_killed"):
+        return ABORT if _ABORTED.search(text) else DEATH
+    if crash_type == "host_oom" and origin is Origin.LINE and row.fatal:
+        return MACHINE
+    if crash_type == "gpu_hardware":
+        return MACHINE
+    return OWN
+
+
+def _exception(report: Traceback, fatal: bool) -> Observation:
+    """An exception that no signature knows: its class says what it is."""
+    crash_type = type_of_exception(report.name)
+    if crash_type == "os_error" and (match := _OS_ERROR.match(report.message)):
+        crash_type = _ERRNO.get(match["number"], crash_type)
+    last = report.name.rpartition(".")[2]
+    own = crash_type if last in EXCEPTIONS and crash_type in CAUSES else None
+    strength = OWN
+    if last == "ChildFailedError":
+        crash_type, own, strength = "unknown", "child_failed_summary", SUMMARY
+    elif _SAMPLE.match(report.message) or last in POINTERS:
+        strength = SUMMARY
+    elif crash_type in ("collective_timeout", "collective_error"):
+        strength = COLLECTIVE
+    elif crash_type in ("connection_error", "timeout") and last in (
+        "BrokenPipeError",
+        "ConnectionResetError",
+        "EOFError",
+        "ConnectionAbortedError",
+    ):
+        strength = CASCADE
+    return Observation(
+        report.final,
+        Origin.TRACEBACK,
+        crash_type,
+        own or "python_exception",
+        strength,
+        fatal,
+        exception=report.name,
+        place=report.place,
+        rank=report.final.rank,
+    )
+
+
+def _advance(line: Line) -> Advance | None:
+    """What a line says of training, by the formats that are known, else by its look."""
+    body = line.body
+    for mark in parse_segment(body.encode()):
+        if mark.role in (Progress.TRAINING, Progress.BAR, Progress.SIGN) and not mark.finished:
+            loss = mark.loss if mark.loss is not None else _loss(body)
+            return Advance(line, f"{mark.source}|{mark.key}", mark.step, loss)
+    if match := _WORK.search(body):
+        loss = _loss(body)
+        if loss is not None or "loss" in body.lower() or "acc" in body.lower():
+            return Advance(line, "look", float(match["step"]), loss)
+    return None
+
+
+def _loss(body: str) -> float | None:
+    """The training loss in a line of no known format: the first that is not an evaluation's."""
+    for match in _LOSS.finditer(body):
+        if not _EVALUATED.search(match["prefix"]) and not _EVALUATED.search(
+            body[max(0, match.start() - 12) : match.start()]
+        ):
+            return float(match["loss"])
+    return None

@@ -1,0 +1,96 @@
+"""Evidence: what the machine knows beyond the logs, asked for in ways that cannot hang."""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from trainguard import files
+from trainguard.gpu import Gpus, ask_gpus
+from trainguard.kernel_log import KernelLine, parse_kernel_log, read_kernel_log
+from trainguard.launchers import read_slurm_state
+
+KERNEL_LIMIT = 256 << 20
+SLURM_SECONDS = 15.0
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What is known beyond the logs: kernel lines, who else holds the GPUs, what the scheduler says."""
+
+    kernel: tuple[KernelLine, ...] = ()
+    gpu_foreign: tuple[str, ...] = ()
+    scheduler_state: str | None = None
+
+
+def gather(
+    kernel_file: Path | None, gpus: bool, slurm_job: str | None, kernel: bool, notes: list[str]
+) -> Evidence:
+    """Ask the machine for what was asked for; what it does not tell is a note.
+
+    Its own kernel log is read only with `kernel`: it says nothing of a run on another machine.
+    """
+    lines: list[KernelLine] = []
+    foreign: tuple[str, ...] = ()
+    state = None
+    try:
+        if kernel_file is not None:
+            lines = parse_kernel_log(files.read_small(kernel_file, KERNEL_LIMIT), now_wall=time.time())
+        elif kernel:
+            lines = read_kernel_log()
+    except OSError as error:
+        notes.append(_sentence(error))
+    if gpus:
+        answer = ask_gpus()
+        notes += [] if answer.error is None else [f"GPUs: {answer.error}"]
+        foreign = foreign_processes(answer)
+        notes += faults_of(answer)
+    if slurm_job is not None:
+        try:
+            job = read_slurm_state(slurm_job, SLURM_SECONDS)
+            notes.append(
+                f"job {slurm_job}: "
+                + ("Slurm does not know it" if job is None else f"Slurm says {job.state}")
+            )
+            state = None if job is None else "OUT_OF_MEMORY" if job.out_of_memory else job.state
+        except (OSError, TimeoutError) as error:
+            notes.append(f"job {slurm_job}: {_sentence(error)}")
+    return Evidence(tuple(lines), foreign, state)
+
+
+def foreign_processes(answer: Gpus) -> tuple[str, ...]:
+    """Who holds memory on the GPUs and is dead, or another user's."""
+    found = []
+    for one in answer.gpus:
+        for process in one.processes or ():
+            held = "" if process.memory_used is None else f" with {process.memory_used / (1 << 30):.1f} GiB"
+            if process.lives is False:
+                found.append(f"pid {process.pid}, which is dead,{held} on GPU {one.index}")
+            elif process.uid is not None and process.uid != os.geteuid():
+                found.append(f"pid {process.pid} of user {process.uid}{held} on GPU {one.index}")
+    return tuple(found)
+
+
+def faults_of(answer: Gpus) -> tuple[str, ...]:
+    """What the GPUs say of their own health that bears on a crash."""
+    found = []
+    for one in answer.gpus:
+        if one.error is not None:
+            found.append(f"GPU {one.index}: {one.error}")
+        if one.uncorrected_volatile:
+            found.append(
+                f"GPU {one.index}: {one.uncorrected_volatile} uncorrected memory errors since the driver started"
+            )
+        if one.remapped is not None and one.remapped.failed:
+            found.append(
+                f"GPU {one.index}: remapping of a memory row has failed; the board is to be replaced"
+            )
+        if (one.remapped is not None and one.remapped.pending) or one.retired_pages_pending:
+            found.append(f"GPU {one.index}: a memory row waits for a reset to be remapped")
+    return tuple(found)
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

@@ -1,0 +1,185 @@
+"""Sources: which parts of which logs are to be read, and what is known of the runs that wrote them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from trainguard import files
+from trainguard.config import Settings
+from trainguard.diagnosis import Facts
+from trainguard.history import History, find_rotated, resume_at
+from trainguard.incidents import HUNG, IncidentRecord
+
+FOLDER_PATTERNS = ("*.log", "*.out", "*.err")
+FOLDER_LIMIT = 2000
+# So much before a position is read again, so that a failure that was being written then is seen whole.
+OVERLAP = 256 << 10
+_RANK_PART = re.compile(
+    r"(?i)(?:/\d+)?/std(?:out|err)(?:\.log)?$|[._-]?(?:local_?)?(?:rank|worker|node|task|proc)[._-]?\d+|\.(?:out|err)$"
+)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A log, or a part of it, to investigate: bytes `start` to `end` of the file at `path` (`-`: stdin).
+
+    Failures before offset `fresh` were told before. `facts` are what is known of the run that wrote this part,
+    `text` is what is left of a part whose file is gone, `inode` the file's as it was found.
+    """
+
+    path: str
+    start: int = 0
+    end: int | None = None
+    fresh: int = 0
+    facts: Facts | None = None
+    incident: str | None = None
+    text: bytes | None = None
+    inode: int | None = None
+
+
+def list_logs(settings: Settings) -> list[Path]:
+    """The logs that config.yaml names: the daemon's, that with its steps, and the detector's own list."""
+    told = [settings.daemon.log, settings.progress.log_file, *settings.detector.logs]
+    return list(dict.fromkeys(path for path in told if path is not None))
+
+
+def expand(paths: Iterable[Path], notes: list[str]) -> list[Path]:
+    """Files and, for each folder, the logs in it and below, in order of their names."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        logs = sorted({log for pattern in FOLDER_PATTERNS for log in path.rglob(pattern) if log.is_file()})
+        if not logs:
+            notes.append(f"{path}: no {', '.join(FOLDER_PATTERNS)} in this folder")
+        elif len(logs) > FOLDER_LIMIT:
+            notes.append(f"{path}: of its {len(logs)} logs the first {FOLDER_LIMIT} are read")
+        found += logs[:FOLDER_LIMIT]
+    return found
+
+
+def plan(
+    settings: Settings, history: History, records: Sequence[IncidentRecord], rotated: bool, notes: list[str]
+) -> list[Source]:
+    """What the logs of config.yaml hold that was not read before, cut where the watchdog saw a run end."""
+    sources: list[Source] = []
+    for path in expand(list_logs(settings), notes):
+        position = history.position(path)
+        try:
+            resumption = resume_at(path, position)
+            about = path.stat()
+        except OSError as error:
+            if path == settings.daemon.log or path in settings.detector.logs:
+                notes.append(f"{path}: {error.strerror or error}")
+            continue
+        if resumption.note is not None:
+            notes.append(resumption.note)
+        switched = rotated and position is not None and resumption.note is not None
+        old = find_rotated(path, position) if switched and position is not None else None
+        if old is not None and position is not None:
+            sources.append(Source(str(old), max(0, position.offset - OVERLAP), fresh=position.offset))
+        if resumption.offset < about.st_size or position is None:
+            mine = [one for one in records if one.log.get("file") == str(path)]
+            parts = _cut(path, resumption.offset, about.st_size, mine)
+            sources += [msgspec.structs.replace(part, inode=about.st_ino) for part in parts]
+    return sources
+
+
+def _cut(path: Path, offset: int, size: int, records: Sequence[IncidentRecord]) -> list[Source]:
+    """The part of a log from `offset` on: each run that ended in an incident for itself, with what is known."""
+    ranges = [(int(one.log["start"]), int(one.log["end"]), one) for one in records]
+    ranges = sorted(
+        (one for one in ranges if offset < one[1] <= size and one[0] < one[1]), key=lambda one: one[0]
+    )
+    sources = []
+    if not ranges or offset < ranges[0][0]:
+        end = ranges[0][0] if ranges else None
+        sources.append(Source(str(path), max(0, offset - OVERLAP), end, fresh=offset))
+    for start, end, record in ranges:
+        facts = facts_of(record)
+        sources.append(Source(str(path), start, end, offset, facts, record.id))
+    if ranges and ranges[-1][1] < size:
+        sources.append(Source(str(path), ranges[-1][1]))
+    return sources
+
+
+def source_of(record: IncidentRecord) -> Source:
+    """The part of the daemon's log that one incident is about; what the incident kept of it, if it is gone."""
+    path, start, end = str(record.log["file"]), int(record.log["start"]), int(record.log["end"])
+    try:
+        whole = Path(path).stat().st_size >= end
+    except OSError:
+        whole = False
+    text = None if whole else "\n".join(record.last_lines).encode()
+    return Source(path, start, end, 0, facts_of(record), record.id, text)
+
+
+def shortened(source: Source, count: int) -> Source:
+    """The last `count` lines of a source only; of what cannot be measured, all of it."""
+    try:
+        start = files.start_of_last_lines(Path(source.path), count, source.end)
+    except OSError:
+        return source
+    return msgspec.structs.replace(source, start=max(source.start, start))
+
+
+def size_of(sources: Iterable[Source]) -> int:
+    """How many bytes are to be read, as far as that is known."""
+    total = 0
+    for source in sources:
+        try:
+            end = Path(source.path).stat().st_size if source.end is None else source.end
+        except OSError:
+            continue
+        total += max(0, end - source.start)
+    return total
+
+
+def name_of_run(source: Source) -> str:
+    """What the logs of one run have in common: their path without rank and without out or err.
+
+    Which torchrun's --log-dir (`<attempt>/<rank>/stdout.log`), `rank3.log` and a batch system's pair of
+    `job_17.out` and `job_17.err` differ in; any two other logs are of two runs.
+    """
+    return f"{_RANK_PART.sub('', source.path)}:{source.start}:{source.incident or ''}"
+
+
+def facts_of(record: IncidentRecord) -> Facts:
+    """What the watchdog's incident knows of how its run ended."""
+    ended, host = record.ending, (record.snapshot or {}).get("host")
+    host = host if isinstance(host, dict) else {}
+    disks = host.get("disks")
+    free = {
+        str(disk["path"]): int(disk["free"])
+        for disk in (disks if isinstance(disks, list) else [])
+        if isinstance(disk, dict) and isinstance(disk.get("free"), int) and "path" in disk
+    }
+    memory = host.get("memory_available")
+    pids = {record.pid, *(one.get("pid") for one in record.orphans)}
+    return Facts(
+        exit_code=None if ended is None else ended.exit_code,
+        signal=None if ended is None else ended.signal,
+        hang=HUNG if record.kind == "hang" else None,
+        time=seconds_of(record.time),
+        step=record.step,
+        free_bytes=free,
+        memory_available=memory if isinstance(memory, int) else None,
+        oom_kills=record.oom_kills,
+        pids=frozenset(pid for pid in pids if isinstance(pid, int)),
+    )
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Seconds since 1970, from ISO 8601 with or without an offset; None where it is none."""
+    try:
+        return None if text is None else datetime.fromisoformat(_with_colon(text)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _with_colon(text: str) -> str:
+    """Python 3.10 reads an offset from UTC only with its colon."""
+    return f"{text[:-2]}:{text[-2:]}" if re.search(r"[+-]\d{4}$", text) else text
