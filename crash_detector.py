@@ -14,6 +14,8 @@ off, whether a restart helps, and what to do about it. It changes nothing but it
 exit codes: 0 no crash, 1 a restart cures it, 2 a person is needed, 3 could not tell
 """
 
+from __future__ import annotations
+
 from trainguard import packages
 
 packages.require("msgspec", "yaml", "hyperscan")
@@ -27,15 +29,20 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from trainguard import command_line, crash_reports, incidents, investigation
+from trainguard import command_line, crash_reports, incidents
 from trainguard.config import ConfigError, ExpectedError, Settings, load_settings
-from trainguard.diagnosis import Crash
 from trainguard.health import Status
 from trainguard.history import CrashRow, History, identify_in_file, take_position
-from trainguard.investigation import Evidence, Report, Source
+from trainguard.investigation import evidence, sources
+from trainguard.investigation.sources import Source
+
+if TYPE_CHECKING:  # these take a while to load, and a scan with nothing new does without
+    from trainguard.diagnosis import Crash
+    from trainguard.investigation.investigating import Report
 
 HISTORY_FILE = "crash_history.sqlite3"
 FOLLOW_SECONDS = 1.0
@@ -49,26 +56,20 @@ def sources_of(
 ) -> list[Source]:
     """The parts of logs that the command line asks for."""
     if arguments.files:
-        paths = investigation.expand([Path(file) for file in arguments.files if file != "-"], notes)
+        paths = sources.expand([Path(file) for file in arguments.files if file != "-"], notes)
         found = [Source("-")] if "-" in arguments.files else []
         found += [Source(str(path)) for path in paths]
     elif settings is None:
         raise ExpectedError("name the logs to read, or a configuration with --config FILE")
     elif arguments.incident is not None:
         record = incidents.find_record(settings.logs.directory / "incidents", arguments.incident)
-        found = [investigation.source_of(record)]
+        found = [sources.source_of(record)]
     else:
         records = incidents.list_records(settings.logs.directory / "incidents")
-        found = investigation.plan(settings, history, records, arguments.rotated, notes)
+        found = sources.plan(settings, history, records, arguments.rotated, notes)
     if arguments.last_n_lines is not None:
-        found = [investigation.shortened(source, arguments.last_n_lines) for source in found]
+        found = [sources.shortened(source, arguments.last_n_lines) for source in found]
     return found
-
-
-def evidence_of(arguments: Namespace, sources: Sequence[Source], notes: list[str]) -> Evidence:
-    """What is known beyond the logs, as far as it was asked for and may be read."""
-    at_hand = any(source.incident is not None for source in sources)
-    return investigation.gather(arguments.kernel_log, arguments.gpus, arguments.slurm_job, at_hand, notes)
 
 
 # --- what is told ----------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def row_of(crash: Crash, incident: str | None) -> CrashRow:
         identity, changed = identify_in_file(path, crash.root.offset), path.stat().st_mtime
     except (OSError, ValueError):
         identity = f"{incident or crash.root.file}:{crash.root.offset}:{crash.fingerprint}:{crash.time}"
-    at = investigation.seconds_of(crash.time) if crash.time is not None else changed
+    at = sources.seconds_of(crash.time) if crash.time is not None else changed
     text, place = crash.root.text, crash.root.offset
     return CrashRow(
         crash.fingerprint, crash.type, identity, crash.cause, crash.rank, at, text, crash.root.file, place
@@ -121,22 +122,21 @@ def remember_positions(history: History, report: Report) -> None:
     history.remember(positions)
 
 
-def print_report(
-    report: Report, crashes: Sequence[Crash], notes: Sequence[str], arguments: Namespace
+def print_crashes(
+    crashes: Sequence[Crash], report: Report | None, notes: Sequence[str], arguments: Namespace
 ) -> Status:
-    """Say what was found; the exit code."""
-    nothing = not crashes and not report.readings and bool(notes)
-    status = crash_reports.judge(crashes[0]) if crashes else Status.UNKNOWN if nothing else Status.OK
+    """Say what was found; the exit code. `report` is None where there was nothing to read."""
+    unread = bool(notes) and (report is None or not report.readings)
+    status = crash_reports.judge(crashes[0]) if crashes else Status.UNKNOWN if unread else Status.OK
+    files, size, seconds = ((), 0, 0.0) if report is None else (report.files, report.bytes, report.seconds)
     if arguments.json:
-        scanned = {"files": list(report.files), "bytes": report.bytes, "seconds": round(report.seconds, 4)}
+        scanned = {"files": files, "bytes": size, "seconds": round(seconds, 4)}
         print(command_line.json_of({"crashes": crashes, "scanned": scanned, "notes": notes}))
         return status
     complain(notes)
     if not crashes:
-        what = (
-            f"{len(report.files)} logs, {report.bytes / (1 << 20):.1f} MiB" if report.files else "nothing new"
-        )
-        print(command_line.marked(status, f"no crash in {what}" if report.files else f"{what}, no crash"))
+        where = f"in {len(files)} logs, {size / (1 << 20):.1f} MiB" if files else "(nothing new)"
+        print(command_line.marked(status, f"no crash {where}"))
     elif arguments.quiet:
         print(crash_reports.in_a_line(crashes))
     else:
@@ -181,26 +181,34 @@ def detect(
     """Read, diagnose, remember, tell; `again` only tells crashes."""
     if arguments.all and not again:
         history.forget_all()
-    sources = sources_of(arguments, settings, history, notes)
-    report = investigation.EMPTY
-    if sources:
-        knowledge = investigation.open_knowledge(
-            settings.detector.signatures if settings is not None else None,
-            settings.logs.directory if settings is not None and arguments.history_wanted else None,
-            notes,
-        )
-        evidence = evidence_of(arguments, sources, notes)
-        with command_line.progress_bar("scanning", investigation.size_of(sources)) as advance:
-            report = investigation.investigate(sources, knowledge, evidence, advance)
-        report = investigation.since(report, arguments.since)
+    wanted = sources_of(arguments, settings, history, notes)
+    if not wanted:
+        return Status.OK if again else print_crashes((), None, [*notes, *history.notes], arguments)
+    report = investigate(arguments, settings, wanted, notes)
     crashes = remember(history, report)
     if not arguments.files and arguments.incident is None and arguments.last_n_lines is None:
         remember_positions(history, report)
     if again and not crashes:
         return Status.OK
-    status = print_report(report, crashes, [*notes, *report.notes, *history.notes], arguments)
+    status = print_crashes(crashes, report, [*notes, *report.notes, *history.notes], arguments)
     command_line.flush()
     return status
+
+
+def investigate(
+    arguments: Namespace, settings: Settings | None, wanted: Sequence[Source], notes: list[str]
+) -> Report:
+    """Read the sources and say what crashed."""
+    from trainguard.investigation import investigating
+
+    rows = None if settings is None else settings.detector.signatures
+    cache = None if settings is None or arguments.no_history else settings.logs.directory
+    knowledge = investigating.open_knowledge(rows, cache, notes)
+    at_hand = any(source.incident is not None for source in wanted)
+    known = evidence.gather(arguments.kernel_log, arguments.gpus, arguments.slurm_job, at_hand, notes)
+    with command_line.progress_bar("scanning", sources.size_of(wanted)) as advance:
+        report = investigating.investigate(wanted, knowledge, known, advance)
+    return investigating.since(report, arguments.since)
 
 
 def follow(arguments: Namespace, settings: Settings | None, history: History, status: Status) -> Status:
@@ -224,8 +232,8 @@ def run(arguments: Namespace) -> int:
     notes: list[str] = []
     settings = read_settings(arguments, notes)
     folder = Path("/nonexistent") if settings is None else settings.logs.directory
-    arguments.history_wanted = settings is not None and not arguments.no_history
-    history = History(folder / HISTORY_FILE, writable=arguments.history_wanted)
+    writable = settings is not None and not arguments.no_history
+    history = History(folder / HISTORY_FILE, writable)
     try:
         if arguments.history:
             return print_history(history, arguments.json)
@@ -239,7 +247,7 @@ def parse_since(text: str) -> float:
     """A moment in seconds since 1970: a date, a date and a time, or how long ago."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])(?:\s*ago)?", text.strip()):
         return time.time() - float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
-    if (moment := investigation.seconds_of(text.strip())) is None:
+    if (moment := sources.seconds_of(text.strip())) is None:
         raise argparse.ArgumentTypeError(f"{text}: no time such as '2026-01-05 03:00' or 6h")
     return moment
 

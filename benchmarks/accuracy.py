@@ -21,9 +21,10 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainguard import investigation
 from trainguard.diagnosis import Crash
-from trainguard.investigation import Knowledge, Source
+from trainguard.investigation import investigating
+from trainguard.investigation.investigating import Knowledge
+from trainguard.investigation.sources import Source
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def diagnose(file: Path, knowledge: Knowledge) -> Crash | None:
     """The newest crash of one log."""
-    crashes = investigation.investigate([Source(str(file))], knowledge).crashes
+    crashes = investigating.investigate([Source(str(file))], knowledge).crashes
     return crashes[0] if crashes else None
 
 
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--list", action="store_true", help="name each log that was missed")
     arguments = parser.parse_args(argv)
-    knowledge = investigation.open_knowledge(None, None, [])
+    knowledge = investigating.open_knowledge(None, None, [])
     labels = [
         msgspec.json.decode(line, type=Label)
         for line in (arguments.corpus / "labels.jsonl").read_bytes().splitlines()

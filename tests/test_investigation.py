@@ -9,8 +9,9 @@ from trainguard.config import load_settings
 from trainguard.gpu import Gpu, GpuProcess, Gpus, RemappedRows
 from trainguard.history import History, take_position
 from trainguard.incidents import IncidentRecord, Told
-from trainguard.investigation import Source, evidence, expand, gather, plan, shortened, sources
-from trainguard.investigation.sources import facts_of, name_of_run
+from trainguard.investigation import evidence, sources
+from trainguard.investigation.evidence import gather
+from trainguard.investigation.sources import Source, expand, facts_of, name_of_run, plan, shortened
 
 
 def record(log: Path, start: int, end: int, **more: object) -> IncidentRecord:

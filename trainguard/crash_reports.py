@@ -1,16 +1,21 @@
 """Crashes, told: in a line, in full, and what the history and the crash types have to say."""
 
+from __future__ import annotations
+
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainguard.command_line import marked, near
 from trainguard.config import ExpectedError, clipped
 from trainguard.crash_types import CAUSES, TYPES, Cause, Retry
-from trainguard.diagnosis import Crash
 from trainguard.health import Status
 from trainguard.history import HistorySummary
+
+if TYPE_CHECKING:  # it takes a while to load, and only a crash needs it
+    from trainguard.diagnosis import Crash
 
 CONSEQUENCES = 6
 CURES = {

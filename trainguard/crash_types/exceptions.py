@@ -4,6 +4,11 @@
 # missing here is told by its package (`PACKAGES`), and is else a `python_exception`. A subclass of OSError is
 # listed by what it means; of the other built-in classes only those that are one of the named types.
 EXCEPTIONS = {
+    "yaml.parser.ParserError": "config_error",
+    "yaml.scanner.ScannerError": "config_error",
+    "ruamel.yaml.parser.ParserError": "config_error",
+    "ruamel.yaml.scanner.ScannerError": "config_error",
+    "configparser.ParsingError": "config_error",
     # Python's own
     "AssertionError": "assertion_error",
     "KeyError": "key_error",
@@ -364,6 +369,7 @@ POINTERS = frozenset(
         "ActorDiedError",
         "WorkerCrashedError",
         "SystemExit",
+        "CancelledError",
         "ExceptionGroup",
         "BaseExceptionGroup",
     }

@@ -28,11 +28,14 @@ from trainguard.diagnosis.values import (
     Line,
     Observation,
     Origin,
+    Stop,
 )
 
 # So many new words of progress after a failure show that the run survived it. A peer of a rank that died
 # still prints what it had under way.
 ADVANCES = 6
+# A failure that stands so near to the end of a log is how it ended.
+LAST_WORDS = 12
 # Ranks are a step or two apart; who is further behind has begun again.
 BEHIND, WENT_BACK = 2, 2
 # So many losses in a row that are no numbers, up to the end.
@@ -116,6 +119,7 @@ class Episode:
         self.ended = False
         self.begun = False
         self.went_back = 0
+        self.stop: int | None = None
 
     def is_over(self) -> bool:
         """Whether its failures have ended it, as far as they tell."""
@@ -127,7 +131,7 @@ class Episode:
         earlier = next((one for one in self.failures if one.line is failure.chained), None)
         if earlier is not None:
             self.failures.remove(earlier)
-            if failure.caused or _says_more(earlier, failure):
+            if _says_more(earlier, failure):
                 self.failures.append(replace(earlier, fatal=earlier.fatal or failure.fatal))
                 failure = replace(failure, strength=min(failure.strength, CASCADE))
         self.failures.append(failure)
@@ -135,7 +139,9 @@ class Episode:
 
 
 def _says_more(earlier: Observation, later: Observation) -> bool:
-    if later.strength < earlier.strength:
+    if later.strength != earlier.strength:
+        return later.strength < earlier.strength
+    if later.caused:
         return True
     if earlier.signature is not None and earlier.strength >= COLLECTIVE:
         return True
@@ -155,6 +161,8 @@ def split(events: Iterable[Event]) -> list[Episode]:
             now.fail(event)
         elif isinstance(event, Begin):
             now.begun = bool(now.failures)
+        elif isinstance(event, Stop):
+            now.stop = event.order
         elif isinstance(event, End):
             now.ended = True
             now.failures = [one for one in now.failures if one.fatal and one.strength > SUMMARY]
@@ -196,11 +204,15 @@ def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float]) -
 
 
 class Failures(msgspec.Struct, frozen=True):
-    """What one crash consists of, in the order in which it was told: its root, and all of its failures."""
+    """What one crash consists of, in the order in which it was told: its root, and all of its failures.
+
+    `overcome`: a later run in the same log has ended well.
+    """
 
     root: Observation
     all: tuple[Observation, ...]
     facts: Facts
+    overcome: bool = False
 
 
 def find_failures(
@@ -211,9 +223,11 @@ def find_failures(
     `facts` and what the `machine` told (its kernel log) are about the last run.
     """
     episodes = split(events)
-    found = [_failures(one, None, ()) for one in episodes[:-1]]
-    found.append(_failures(episodes[-1], facts, machine))
-    return [one for one in found if one is not None]
+    last = _failures(episodes[-1], facts, machine)
+    found = [one for one in (_failures(one, None, ()) for one in episodes[:-1]) if one is not None]
+    if last is not None:
+        return [*found, last]
+    return [replace(one, overcome=episodes[-1].ended) for one in found]
 
 
 def combine(parts: Sequence[Failures]) -> Failures:
@@ -236,11 +250,23 @@ def _failures(episode: Episode, facts: Facts | None, machine: Sequence[Observati
     if (numerical := _numerical(episode, failures)) is not None:
         failures = [numerical, *(replace(one, strength=min(one.strength, CASCADE)) for one in failures)]
     if status is None:
-        if not any(one.fatal or one.origin is not Origin.LINE for one in failures):
+        if not any(
+            one.fatal or one.origin is not Origin.LINE or _is_last_word(one, episode) for one in failures
+        ):
             return None
         if episode.ended and not any(one.fatal for one in failures):
             return None
     return Failures(choose_root(failures), tuple(failures), facts or Facts()) if failures else None
+
+
+def _is_last_word(one: Observation, episode: Episode) -> bool:
+    """Whether the log ends with this failure: who says that last has not gone on."""
+    return (
+        one.origin is Origin.LINE
+        and one.strength >= CASCADE
+        and episode.stop is not None
+        and episode.stop - one.order <= LAST_WORDS
+    )
 
 
 def _with_silent_deaths(failures: Sequence[Observation]) -> list[Observation]:

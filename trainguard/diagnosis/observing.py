@@ -18,6 +18,7 @@ from trainguard.diagnosis.values import (
     Matcher,
     Observation,
     Origin,
+    Stop,
 )
 from trainguard.progress import Role as Progress
 from trainguard.progress import parse_segment
@@ -28,6 +29,8 @@ from trainguard.signatures import Role, Signature
 # another's failure; an abort, which follows from one of these; what a launcher sums up.
 MACHINE, OWN, DEATH, COLLECTIVE, CASCADE, ABORT, SUMMARY = 7, 6, 5, 4, 3, 2, 1
 
+# So many lines may an exception's message have.
+MESSAGE_LINES = 12
 # So many lines without a time of their own may follow one that has it.
 TIME_LINES = 300
 
@@ -89,33 +92,45 @@ class Observer:
         self._blamed_rank: int | None = None
         self._time: float | None = None
         self._since_time = 0
+        self._order = 0
+        self._pending: Observation | None = None
 
     def observe(self, lines: Iterable[Line | Gap]) -> Iterator[Event]:
         """The events, in the order of the lines."""
         for line in lines:
             if isinstance(line, Gap):
+                yield from self._settled()
                 yield line
                 continue
             self._keep_time(line)
+            self._order += 1
             within, ended = self._reports.read(line)
             for report in ended:
-                yield from map(self._dated, self._of_report(report))
+                yield from self._settled()
+                yield from self._of_report(report)
             if not within:
-                yield from map(self._dated, self._of_line(line))
+                yield from self._of_line(line)
+        yield from self._settled()
         for report in self._reports.end():
-            yield from map(self._dated, self._of_report(report))
+            yield from self._of_report(report)
+        yield from self._settled()
+        yield Stop(self._order)
+
+    def _settled(self) -> Iterator[Observation]:
+        """An exception whose message may have gone on: nothing more was said of it."""
+        if self._pending is not None:
+            yield self._pending
+            self._pending = None
+
+    def _told(self, one: Observation) -> Observation:
+        """A failure with its place in the log; its time is its line's, or the last one told not long before."""
+        last = self._time if self._since_time <= TIME_LINES else None
+        return replace(one, order=self._order, time=one.line.time if one.line.time is not None else last)
 
     def _keep_time(self, line: Line) -> None:
         self._since_time += 1
         if line.time is not None:
             self._time, self._since_time = line.time, 0
-
-    def _dated(self, event: Event) -> Event:
-        """A failure has the time of its line, or the last that was told not long before."""
-        if not isinstance(event, Observation):
-            return event
-        last = self._time if self._since_time <= TIME_LINES else None
-        return replace(event, time=event.line.time if event.line.time is not None else last)
 
     def _of_summary(self, line: Line) -> Observation | None:
         """A death that torchelastic's summary tells: of the rank that failed first, which said nothing itself."""
@@ -141,36 +156,58 @@ class Observer:
         return None
 
     def _of_line(self, line: Line) -> Iterator[Event]:
+        pending = self._pending
+        if pending is not None and self._order - pending.order > MESSAGE_LINES:
+            yield from self._settled()
+            pending = None
         if (death := self._of_summary(line)) is not None:
-            yield death
+            yield from self._settled()
+            yield self._told(death)
             return
-        rows = self._matcher(line.text)
-        row = _first(rows)
+        row = _first(self._matcher(line.text))
         if row is None or row.role in (Role.ADVICE, Role.TEARDOWN):
             if row is None and (advance := _advance(line)) is not None:
+                yield from self._settled()
                 yield advance
             return
+        if row.role is Role.ROOT and pending is not None and pending.line.stream == line.stream:
+            # The exception's message goes on in this line, and says more than its class.
+            more = _observation(line, row, Origin.TRACEBACK, pending.fatal)
+            self._pending = None
+            yield replace(
+                pending,
+                type=more.type,
+                cause=more.cause,
+                strength=more.strength,
+                signature=row.name,
+                facts=more.facts,
+            )
+            return
+        yield from self._settled()
         if row.role is Role.START:
             yield Begin(line)
         elif row.role is Role.END:
             yield End(line)
         else:
-            yield _observation(line, row, Origin.LINE, fatal=row.fatal)
+            yield self._told(_observation(line, row, Origin.LINE, fatal=row.fatal))
         if (advance := _advance(line)) is not None:
             yield advance
 
     def _of_report(self, report: Traceback) -> Iterator[Event]:
         row = _first(self._matcher(report.final.text))
-        if row is not None and row.role in (Role.TEARDOWN,):
+        if report.ignored or (row is not None and row.role is Role.TEARDOWN):
             return
-        fatal = report.uncaught
-        if row is not None and row.role in (Role.ROOT, Role.CASCADE) and row.crash_type is not None:
-            found = _observation(report.final, row, Origin.TRACEBACK, fatal, report)
+        known = row is not None and row.role in (Role.ROOT, Role.CASCADE) and row.crash_type is not None
+        if row is not None and known:
+            found = _observation(report.final, row, Origin.TRACEBACK, report.uncaught, report)
         else:
-            found = _exception(report, fatal)
+            found = _exception(report, report.uncaught)
         if report.before is not None:
             found = replace(found, chained=report.before.final, caused=report.caused)
-        yield found
+        if known:
+            yield self._told(found)
+        else:
+            self._pending = self._told(found)
 
 
 def observe_kernel(lines: Iterable[Line], matcher: Matcher, pids: frozenset[int]) -> list[Observation]:
@@ -223,7 +260,7 @@ def _strength(crash_type: str, row: Signature, origin: Origin, text: str) -> int
         return SUMMARY if row.cause == "child_failed_summary" else CASCADE
     if crash_type in ("collective_timeout", "collective_error"):
         return COLLECTIVE
-    if crash_type in ("segfault", "process_killed"):
+    if crash_type == "segfault":
         return ABORT if _ABORTED.search(text) else DEATH
     if crash_type == "host_oom" and origin is Origin.LINE and row.fatal:
         return MACHINE

@@ -24,6 +24,8 @@ _RAISE = re.compile(r"^\s+raise (?P<name>[A-Za-z_][\w.]*)\((?P<message>.*)$")
 _GROUP_EDGE = re.compile(r"^\s*(?:\| |\+ )+")
 _GROUP_LINE = re.compile(r"^\s*\+-[+-]")
 _INDENTED = re.compile(r"^(?:\s|\^|~)")
+# What goes wrong while objects are cleared away is told so, and ends nothing.
+_IGNORED = re.compile(r"^(?:Exception ignored |Error in atexit|Error in sys\.excepthook)")
 _LIBRARY = re.compile(r"site-packages|dist-packages|/lib/python|<frozen|<string>|/lib64/python")
 _CHILD = re.compile(r"^(?:Process |Exception in thread |Exception in Thread)")
 
@@ -32,8 +34,9 @@ class Traceback(msgspec.Struct, frozen=True):
     """One report: its final line, the exception's class and message, and where it was raised.
 
     `uncaught`: nobody caught it, so that its thread or process ended. `child`: of a worker or a thread.
-    `place` is the innermost frame outside of installed packages. `before` is the report that this one was
-    chained to, `caused` whether as its direct cause. Where the log broke off, `final` is its last line of source.
+    `ignored`: Python itself said that it goes on. `place` is the innermost frame outside of installed packages.
+    `before` is the report that this one was chained to, `caused` whether as its direct cause. Where the log
+    broke off, `final` is its last line of source.
     """
 
     header: Line
@@ -45,6 +48,7 @@ class Traceback(msgspec.Struct, frozen=True):
     child: bool = False
     before: "Traceback | None" = None
     caused: bool = False
+    ignored: bool = False
 
 
 class _Open:
@@ -55,6 +59,7 @@ class _Open:
         self.child = child
         self.before = before
         self.caused = caused
+        self.ignored = False
         self.top: str | None = None
         self.place = ""
         self.others = 0
@@ -84,6 +89,7 @@ class _Open:
             child=self.child,
             before=self.before,
             caused=self.caused,
+            ignored=self.ignored,
         )
 
 
@@ -94,6 +100,7 @@ class Reader:
         self._open: dict[str, list[_Open]] = {}
         self._chain: dict[str, tuple[Traceback, bool | None]] = {}
         self._child: set[str] = set()
+        self._ignored: set[str] = set()
 
     def read(self, line: Line) -> tuple[bool, list[Traceback]]:
         """Whether the line is part of a report, and the reports that end with it."""
@@ -106,6 +113,9 @@ class Reader:
             if stream in self._chain:
                 self._chain[stream] = (self._chain[stream][0], body.startswith(CAUSED))
             return True, []
+        if _IGNORED.match(body):
+            self._ignored.add(stream)
+            return True, []
         if _CHILD.match(body):
             self._child.add(stream)
             return True, []
@@ -117,6 +127,7 @@ class Reader:
         if not opened:
             if body.strip() not in ("", '"""', "'''"):
                 self._child.discard(stream)
+                self._ignored.discard(stream)
             return False, []
         return self._go_on(line, opened)
 
@@ -126,7 +137,9 @@ class Reader:
         child = stream in self._child or line.body.startswith("Original ")
         self._child.discard(stream)
         chained = before if caused is not None else None
-        self._open.setdefault(stream, []).append(_Open(line, child, chained, bool(caused)))
+        opened = _Open(line, child, chained, bool(caused))
+        opened.ignored = stream in self._ignored
+        self._open.setdefault(stream, []).append(opened)
 
     def _go_on(self, line: Line, opened: list[_Open]) -> tuple[bool, list[Traceback]]:
         current = opened[-1]

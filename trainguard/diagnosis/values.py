@@ -50,7 +50,7 @@ class Observation(msgspec.Struct, frozen=True):
 
     `strength` ranks the candidates for the root, see `judging`. `fatal`: its process ended by it.
     `place` is the innermost function of the user's own code in a traceback. `chained` is the final line of the
-    exception that this one followed, `caused` whether as its direct cause.
+    exception that this one followed, `caused` whether as its direct cause. `order` counts the lines before it.
     """
 
     line: Line
@@ -65,6 +65,7 @@ class Observation(msgspec.Struct, frozen=True):
     rank: int | None = None
     facts: Mapping[str, str] = msgspec.field(default_factory=dict)
     time: float | None = None
+    order: int = 0
     chained: Line | None = None
     caused: bool = False
 
@@ -90,7 +91,13 @@ class End(msgspec.Struct, frozen=True):
     line: Line
 
 
-Event = Observation | Advance | Begin | End | Gap
+class Stop(msgspec.Struct, frozen=True):
+    """The log stops here, after so many lines."""
+
+    order: int
+
+
+Event = Observation | Advance | Begin | End | Gap | Stop
 
 Matcher = Callable[[str], Sequence[Signature]]
 

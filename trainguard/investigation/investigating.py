@@ -112,7 +112,8 @@ def investigate(
             continue
         notes += (f"{source.path}: {note}" for note in scan.notes)
         read += scan.end - scan.start
-        fresh = tuple(one for one in failures if _is_fresh(one, source))
+        fresh = tuple(one for one in failures if _is_fresh(one, source) and not one.overcome)
+        notes += (_overcome(one, source) for one in failures if one.overcome and _is_fresh(one, source))
         readings.append(Reading(source, fresh, scan.end, scan.compressed))
     files = tuple(dict.fromkeys(one.source.path for one in readings))
     seconds = time.monotonic() - began
@@ -144,6 +145,12 @@ def tell(readings: Sequence[Reading]) -> tuple[Crash, ...]:
 def _is_fresh(found: Failures, source: Source) -> bool:
     line = found.root.line
     return line.offset >= source.fresh or line.file != source.path
+
+
+def _overcome(found: Failures, source: Source) -> str:
+    line = found.root.line
+    where = f"offset {line.offset}" if line.number is None else f"line {line.number}"
+    return f"{source.path}: an earlier run crashed ({found.root.type}, {where}); the last one has ended well"
 
 
 def _time_of(found: Failures) -> float | None:

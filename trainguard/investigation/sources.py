@@ -1,17 +1,22 @@
 """Sources: which parts of which logs are to be read, and what is known of the runs that wrote them."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trainguard import files
 from trainguard.config import Settings
-from trainguard.diagnosis import Facts
 from trainguard.history import History, find_rotated, resume_at
 from trainguard.incidents import HUNG, IncidentRecord
+
+if TYPE_CHECKING:  # it takes a while to load, and a scan with nothing new does without
+    from trainguard.diagnosis import Facts
 
 FOLDER_PATTERNS = ("*.log", "*.out", "*.err")
 FOLDER_LIMIT = 2000
@@ -149,6 +154,8 @@ def name_of_run(source: Source) -> str:
 
 def facts_of(record: IncidentRecord) -> Facts:
     """What the watchdog's incident knows of how its run ended."""
+    from trainguard.diagnosis import Facts
+
     ended, host = record.ending, (record.snapshot or {}).get("host")
     host = host if isinstance(host, dict) else {}
     disks = host.get("disks")

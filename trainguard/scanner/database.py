@@ -29,6 +29,21 @@ STRUCTURE = (
     r"exitcode\s*: -?[0-9]+ +\(pid: ",
 )
 
+# Parts of patterns whose words stand on many healthy lines, and what is scanned for instead, which matches no less:
+# the rest of the pattern tells lines apart better, and each such word costs speed in a log that is full of it.
+_WEAK_PARTS = (
+    (r"[Ee]xit(?:ed with)?[ _-]?(?:[Cc]ode|[Ss]tatus)", r"(?:ode|tatus)"),
+    (r"\b(?:node|VM|[Ww]orker|TPU|[Cc]luster|job|[Jj]ob \S+) (?:\S+ )?", ""),
+    (r"\b(?:mkdir|touch|cp|mv|tee|rm|ln|chmod|chown|ls|cat|tar|install): [^\n]*", ""),
+    (r"(?:it/s|s/it|B/s)[^\]\n]*\]\s*", r"\]\s*"),
+    (r"(?i:error|failure)", r"[A-Za-z]{5,7}"),
+    (
+        r"(?:CUDA|HIP)(?: driver)? error(?: \([^)]*\)| \S+:\d+)?: '?invalid argument"
+        r"|Cuda error \S+:\d+ 'invalid argument'",
+        r" '?invalid argument",
+    ),
+)
+
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 # Behind these a line may begin in earnest: a rank, a host or a stream was named before, or a bar not ended.
 _LINE_START = r"(?:^|[\r\])>:|] ?)"
@@ -82,10 +97,12 @@ class Database:
         return True
 
 
-def open_database(signatures: Sequence[Signature], folder: Path | None = None) -> Database:
+def open_database(
+    signatures: Sequence[Signature], folder: Path | None = None, writable: bool = True
+) -> Database:
     """The patterns of all rows and the scanner's own, from the cache in `folder` or compiled now.
 
-    Raises SignatureError for a row whose pattern cannot be scanned for.
+    The cache is only read unless `writable`. Raises SignatureError for a row whose pattern cannot be scanned for.
     """
     rows = [(row.name, for_blocks(row.pattern)) for row in signatures]
     rows += [(f"structure {number}", for_blocks(pattern)) for number, pattern in enumerate(STRUCTURE, 1)]
@@ -105,17 +122,17 @@ def open_database(signatures: Sequence[Signature], folder: Path | None = None) -
             # Made on another machine: this one's processor lacks what it needs.
             pass
     compiled = _compile(rows)
-    if folder is not None:
+    if folder is not None and writable:
         notes += _write_cache(folder / DATABASE_FILE, made_from, hyperscan.dumpb(compiled))
     return Database(compiled, notes)
 
 
 def open_signatures(
-    user_file: Path | None = None, folder: Path | None = None
+    user_file: Path | None = None, folder: Path | None = None, writable: bool = True
 ) -> tuple[tuple[Signature, ...], tuple[str, ...]]:
     """The rows of `load_signatures`, from the cache in `folder` while no file of them has changed; and notes.
 
-    Raises SignatureError, OSError.
+    The cache is only read unless `writable`. Raises SignatureError, OSError.
     """
     from trainguard.signatures import rows
 
@@ -128,7 +145,7 @@ def open_signatures(
         except msgspec.DecodeError:
             pass
     signatures = load_signatures(user_file)
-    if folder is None:
+    if folder is None or not writable:
         return signatures, ()
     return signatures, _write_cache(folder / SIGNATURES_FILE, made_from, msgspec.msgpack.encode(signatures))
 
@@ -137,8 +154,10 @@ def for_blocks(pattern: str) -> bytes:
     """A row's pattern, which is searched in one line, as one for a block of many lines of bytes.
 
     It may match more than the row does and never less: `\\r` ends a line too, `^` also stands behind a prefix
-    such as `[rank0]: `, and a letter beyond ASCII is any bytes beyond it.
+    such as `[rank0]: `, a letter beyond ASCII is any bytes beyond it, and weak parts are coarser.
     """
+    for part, instead in _WEAK_PARTS:
+        pattern = pattern.replace(part, instead)
     return "".join(map(_rewrite, _TOKEN.findall(pattern))).encode("latin-1")
 
 
