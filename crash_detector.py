@@ -52,7 +52,7 @@ FOLLOW_SECONDS = 1.0
 
 
 def sources_of(
-    arguments: Namespace, settings: Settings | None, history: History, notes: list[str]
+    arguments: Namespace, settings: Settings | None, history: History | None, notes: list[str]
 ) -> list[Source]:
     """The parts of logs that the command line asks for."""
     if arguments.files:
@@ -179,9 +179,10 @@ def detect(
     arguments: Namespace, settings: Settings | None, history: History, notes: list[str], again: bool = False
 ) -> Status:
     """Read, diagnose, remember, tell; `again` only tells crashes."""
-    if arguments.all and not again:
+    from_start = arguments.all and not again
+    if from_start:
         history.forget_all()
-    wanted = sources_of(arguments, settings, history, notes)
+    wanted = sources_of(arguments, settings, None if from_start else history, notes)
     if not wanted:
         return Status.OK if again else print_crashes((), None, [*notes, *history.notes], arguments)
     report = investigate(arguments, settings, wanted, notes)

@@ -277,6 +277,9 @@ def test_nothing_is_written_where_no_history_is_wanted(place: Place) -> None:
     assert place.call("--no-history").returncode == 2
     assert place.call("--no-history", log).returncode == 2
     assert sorted(place.folder.rglob("*")) == before
+    assert place.call().returncode == 2
+    assert place.call("--no-history", "--all").returncode == 2
+    assert place.call().returncode == 0
 
 
 def test_a_broken_history_costs_a_note_and_no_answer(place: Place) -> None:

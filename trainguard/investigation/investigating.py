@@ -82,7 +82,7 @@ def open_knowledge(user_file: Path | None, folder: Path | None, notes: list[str]
 
     Raises ExpectedError.
     """
-    if user_file is None and os.access(CACHE, os.W_OK | os.X_OK):
+    if user_file is None and _can_be_written(CACHE):
         folder = CACHE
     try:
         signatures, said = open_signatures(user_file, folder)
@@ -91,6 +91,14 @@ def open_knowledge(user_file: Path | None, folder: Path | None, notes: list[str]
         raise ExpectedError(str(error)) from None
     notes += dict.fromkeys((*said, *database.notes))
     return Knowledge(database, Matcher(database, signatures))
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def investigate(

@@ -67,12 +67,19 @@ def expand(paths: Iterable[Path], notes: list[str]) -> list[Path]:
 
 
 def plan(
-    settings: Settings, history: History, records: Sequence[IncidentRecord], rotated: bool, notes: list[str]
+    settings: Settings,
+    history: History | None,
+    records: Sequence[IncidentRecord],
+    rotated: bool,
+    notes: list[str],
 ) -> list[Source]:
-    """What the logs of config.yaml hold that was not read before, cut where the watchdog saw a run end."""
+    """What the logs of config.yaml hold that was not read before, cut where the watchdog saw a run end.
+
+    Without `history` that is all of them.
+    """
     sources: list[Source] = []
     for path in expand(list_logs(settings), notes):
-        position = history.position(path)
+        position = None if history is None else history.position(path)
         try:
             resumption = resume_at(path, position)
             about = path.stat()
