@@ -433,9 +433,11 @@ def test_an_incident_without_its_log_is_diagnosed_from_what_it_kept(sandbox: San
     assert told.returncode == 1 and "exit code 7" in told.stdout, (told, event)
 
 
-def test_a_diagnosis_that_takes_too_long_is_ended_and_the_first_look_stands(sandbox: Sandbox) -> None:
-    sandbox.configure("--exit-at", "20", "--exit-code", "7", detector={"time_limit": 0.001})
+def test_where_the_diagnosis_fails_the_first_look_stands(sandbox: Sandbox) -> None:
+    sandbox.configure("--exit-at", "20", "--exit-code", "7", detector={"signatures": "missing.yaml"})
     sandbox.start()
-    wait_for(lambda: sandbox.incidents() and sandbox.incidents()[0]["snapshot"], what="the snapshot")
-    wait_for(lambda: sandbox.events("new_step"), what="a restart")
-    assert sandbox.incidents()[0]["diagnosis"]["provisional"] is True
+    folder = wait_for(lambda: list((sandbox.logs / "incidents").glob("*")), what="an incident")[0]
+    wait_for(lambda: (folder / "diagnosis.json").exists(), what="the answer of the diagnosis")
+    told = json.loads((folder / "incident.json").read_bytes())["diagnosis"]
+    assert (told["provisional"], told["type"]) == (True, "unknown")
+    assert "exit code 7" in told["root"]["text"]
