@@ -296,6 +296,7 @@ class History:
         self._writable = writable
         self._usable = True
         self._opened: tuple[sqlite3.Connection, int] | None = None
+        self._found_sound: sqlite3.Connection | None = None
 
     def add(self, crashes: Sequence[CrashRow], now: float | None = None) -> list[Counted]:
         """Remember crashes, each once however often it is read; what is known of each one's fingerprint.
@@ -308,7 +309,7 @@ class History:
         rows = [_clean(crash, moment) for crash in crashes]
         counted: list[Counted] | None = None
         if self._writable:
-            counted = self._attempt(lambda database: self._insert(database, rows), create=True)
+            counted = self._attempt(lambda database: self._insert(self._sound(database), rows), create=True)
         return counted if counted is not None else self._count_without_writing(rows)
 
     def summary(self, now: float | None = None) -> HistorySummary:
@@ -337,7 +338,7 @@ class History:
             return
 
         def write(database: "sqlite3.Connection") -> None:
-            with _transaction(database):
+            with _transaction(self._sound(database)):
                 database.executemany("INSERT OR REPLACE INTO position (path, told) VALUES (?, ?)", news)
 
         self._attempt(write, create=True)
@@ -349,7 +350,7 @@ class History:
 
         def write(database: "sqlite3.Connection") -> None:
             if database.execute("SELECT 1 FROM position LIMIT 1").fetchone():
-                with _transaction(database):
+                with _transaction(self._sound(database)):
                     database.execute("DELETE FROM position")
 
         self._attempt(write)
@@ -469,6 +470,17 @@ class History:
                 database.execute(f"PRAGMA application_id = {APPLICATION}")
                 database.execute(f"PRAGMA user_version = {SCHEMA}")
         return True
+
+    def _sound(self, database: "sqlite3.Connection") -> "sqlite3.Connection":
+        """The database, once it was found whole: what is damaged is set aside as it is, not written to."""
+        import sqlite3
+
+        if self._found_sound is not database:
+            (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {verdict}")
+            self._found_sound = database
+        return database
 
     def _set_aside(self, inode: int | None, error: Exception) -> bool:
         """Rename a damaged file, unless another process did so already; whether the name is free or good now."""
