@@ -96,7 +96,7 @@ def run(arguments: Namespace) -> int:
     findings = judge_all(load_settings(arguments.config))
     if arguments.json:
         checks = [{**msgspec.to_builtins(one), "status": one.status.name} for one in findings]
-        print(msgspec.json.format(msgspec.json.encode({"checks": checks}), indent=2).decode())
+        print(command_line.json_of({"checks": checks}))
     else:
         print("\n".join(command_line.marked(one.status, str(one)) for one in findings))
     worst = findings[0].status

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trainguard import command_line, crash_reports, incidents
+from trainguard import command_line, crash_reports, incidents, moments
 from trainguard.config import ConfigError, ExpectedError, Settings, load_settings
 from trainguard.health import Status
 from trainguard.history import CrashRow, History, identify_in_file, take_position
@@ -83,8 +83,8 @@ def remember(history: History, report: Report) -> tuple[Crash, ...]:
         msgspec.structs.replace(
             crash,
             count=seen.count,
-            first_seen=crash_reports.moment(seen.first_seen),
-            last_seen=crash_reports.moment(seen.last_seen),
+            first_seen=moments.text_of(seen.first_seen),
+            last_seen=moments.text_of(seen.last_seen),
         )
         for crash, seen in zip(report.crashes, counted, strict=True)
     )
@@ -97,7 +97,7 @@ def row_of(crash: Crash, incident: str | None) -> CrashRow:
         identity, changed = identify_in_file(path, crash.root.offset), path.stat().st_mtime
     except (OSError, ValueError):
         identity = f"{incident or crash.root.file}:{crash.root.offset}:{crash.fingerprint}:{crash.time}"
-    at = sources.seconds_of(crash.time) if crash.time is not None else changed
+    at = moments.seconds_of(crash.time) if crash.time is not None else changed
     text, place = crash.root.text, crash.root.offset
     return CrashRow(
         crash.fingerprint, crash.type, identity, crash.cause, crash.rank, at, text, crash.root.file, place
@@ -248,7 +248,7 @@ def parse_since(text: str) -> float:
     """A moment in seconds since 1970: a date, a date and a time, or how long ago."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])(?:\s*ago)?", text.strip()):
         return time.time() - float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
-    if (moment := sources.seconds_of(text.strip())) is None:
+    if (moment := moments.seconds_of(text.strip())) is None:
         raise argparse.ArgumentTypeError(f"{text}: no time such as '2026-01-05 03:00' or 6h")
     return moment
 

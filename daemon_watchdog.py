@@ -245,7 +245,7 @@ def show_status(settings: Settings, as_json: bool) -> int:
     report = reports.report_status(settings, folder, state)
     if finding is not None:
         command_line.complain(command_line.marked(finding.status, str(finding), sys.stderr))
-    print(reports.json_of(report) if as_json else reports.text_of(report))
+    print(command_line.json_of(report) if as_json else reports.text_of(report))
     return max(reports.judge_status(report), Status.OK if finding is None else finding.status)
 
 

@@ -9,9 +9,10 @@ from trainguard.config import load_settings
 from trainguard.gpu import Gpu, GpuProcess, Gpus, RemappedRows
 from trainguard.history import History, take_position
 from trainguard.incidents import IncidentRecord, Told
-from trainguard.investigation import evidence, sources
+from trainguard.investigation import evidence
 from trainguard.investigation.evidence import gather
 from trainguard.investigation.sources import Source, expand, facts_of, name_of_run, plan, shortened
+from trainguard.moments import seconds_of
 
 
 def record(log: Path, start: int, end: int, **more: object) -> IncidentRecord:
@@ -190,6 +191,6 @@ def test_evidence_that_cannot_be_had_is_a_note(tmp_path: Path) -> None:
 
 
 def test_seconds_and_moments_are_read_with_and_without_an_offset() -> None:
-    assert sources.seconds_of("2026-01-05T03:12:44+0000") == 1767582764.0
-    assert sources.seconds_of("2026-01-05T03:12:44+01:00") == 1767582764.0 - 3600
-    assert sources.seconds_of("soon") is None and sources.seconds_of(None) is None
+    assert seconds_of("2026-01-05T03:12:44+0000") == 1767582764.0
+    assert seconds_of("2026-01-05T03:12:44+01:00") == 1767582764.0 - 3600
+    assert seconds_of("soon") is None and seconds_of(None) is None

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainguard.command_line import marked, near
 from trainguard.config import ExpectedError, clipped
-from trainguard.crash_types import CAUSES, TYPES, Cause, Retry
+from trainguard.crash_types import CAUSES, HELPS, TYPES, Cause, Retry
 from trainguard.health import Status
 from trainguard.history import HistorySummary
+from trainguard.moments import text_of
 
 if TYPE_CHECKING:  # it takes a while to load, and only a crash needs it
     from trainguard.diagnosis import Crash
 
 CONSEQUENCES = 6
-CURES = {
-    Retry.YES: "a restart helps",
-    Retry.CLEAN: "a restart helps after the remedy",
-    Retry.NO: "a restart does not help",
-}
-
-
-def moment(seconds: float) -> str:
-    """ISO 8601 in local time."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
 def judge(crash: Crash) -> Status:
@@ -40,7 +30,7 @@ def headline(crash: Crash) -> str:
     finer = f" ({crash.cause})" if crash.cause != crash.type else ""
     rank = "" if crash.rank is None else f" on rank {crash.rank}"
     at = "" if crash.time is None else f" at {crash.time}"
-    return f"{crash.type}{finer}{rank}{at}; {CURES[crash.retry]}"
+    return f"{crash.type}{finer}{rank}{at}; {HELPS[crash.retry]}"
 
 
 def in_full(crash: Crash) -> list[str]:
@@ -82,13 +72,13 @@ def of_history(summary: HistorySummary) -> list[str]:
     if summary.first_seen is None or summary.last_seen is None:
         return [marked(Status.OK, "no crash in the history")]
     between, trend = summary.mean_seconds_between, summary.trend
-    told = f"{summary.count} crashes from {moment(summary.first_seen)} to {moment(summary.last_seen)}"
+    told = f"{summary.count} crashes from {text_of(summary.first_seen)} to {text_of(summary.last_seen)}"
     told += "" if between is None else f", {between / 3600:.1f} hours between failures on average"
     lines = [f"{told}; the last seven days: {trend.per_day:.2f} a day, {trend.verdict}"]
     lines += [f"{count:>6}  {name}" for name, count in summary.by_type.items()]
     for seen in summary.seen:
         lines.append(
-            f"\n{seen.fingerprint}  {seen.type}, seen {seen.count} times, last {moment(seen.last_seen)}"
+            f"\n{seen.fingerprint}  {seen.type}, seen {seen.count} times, last {text_of(seen.last_seen)}"
         )
         lines.append(f"  | {clipped(seen.text.strip(), 160)}")
     return lines

@@ -1,53 +1,56 @@
 """Files, touched safely: written whole, read with a bound, never through a trap somebody laid."""
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 READ_LIMIT = 1 << 20
 BLOCK = 256 << 10
 
 
-def read_small(path: Path, limit: int = READ_LIMIT, follow: bool = True) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+@contextlib.contextmanager
+def opened(path: Path, follow: bool = True) -> Iterator[int]:
+    """The descriptor of a regular file, to be read, until the block ends.
 
-    Raises OSError: also for a folder, a FIFO or a device (which would block or never end), for a file over
-    the limit (EFBIG), and for a symbolic link where `follow` is false (ELOOP).
+    Raises OSError: also for a folder, a FIFO or a device (which would block or never end), and for a symbolic
+    link where `follow` is false (ELOOP).
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags)
     try:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        content = os.read(descriptor, limit + 1)
-        if len(content) > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-        return content
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def read_small(path: Path, limit: int = READ_LIMIT, follow: bool = True) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises OSError like `opened`, and for a file over the limit (EFBIG).
+    """
+    with opened(path, follow) as descriptor:
+        content = os.read(descriptor, limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
 
 
 def read_range(path: Path, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` of a regular file, fewer where it is shorter. Raises OSError like `read_small`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    """Bytes `start` to `end` of a regular file, fewer where it is shorter. Raises OSError like `opened`."""
+    with opened(path) as descriptor:
         return os.pread(descriptor, max(0, end - start), start)
-    finally:
-        os.close(descriptor)
 
 
 def start_of_last_lines(path: Path, count: int, end: int | None = None) -> int:
-    """The offset of the last `count` lines before `end` (default: the file's end). Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        at = about.st_size if end is None else min(end, about.st_size)
+    """The offset of the last `count` lines before `end` (default: the file's end). Raises OSError like `opened`."""
+    with opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        at = size if end is None else min(end, size)
         wanted = count
         if at and os.pread(descriptor, 1, at - 1) == b"\n":
             wanted += 1
@@ -63,8 +66,6 @@ def start_of_last_lines(path: Path, count: int, end: int | None = None) -> int:
             wanted -= found
             at = start
         return 0
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes, durable: bool = True) -> None:

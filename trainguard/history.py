@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
+from trainguard import files
+
 if TYPE_CHECKING:
     import sqlite3
 
@@ -259,13 +261,8 @@ def _opened(file: Path | int) -> Iterator[int]:
     if isinstance(file, int):
         yield file
         return
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(file))
+    with files.opened(file) as descriptor:
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _hash(*parts: bytes) -> str:

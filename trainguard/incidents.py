@@ -1,7 +1,6 @@
 """Incidents: one folder for each crash or hang, with one `incident.json` that tells all that is known of it."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from trainguard import files, snapshots
 from trainguard.cgroup import read_oom_kills
 from trainguard.config import ExpectedError, Settings, clipped
 from trainguard.inquiries import Inquiry
+from trainguard.moments import text_of
 from trainguard.policy import Ending, How, Incident
 from trainguard.processes import Pollable
 
@@ -18,11 +18,6 @@ LAST_LINES = 200
 SNAPSHOT = "snapshot.json"
 DIAGNOSIS = "diagnosis.json"
 HUNG = "no new step within its time"
-HELPS = {
-    "yes": "which a restart helps",
-    "clean": "which a restart helps after the remedy",
-    "no": "which a restart does not help",
-}
 LOOK_BYTES = 64 << 10
 _LAST_BYTES = 256 << 10
 _LIMIT = 8 << 20
@@ -75,8 +70,11 @@ def folder_of(incidents: Path, incident_id: str) -> Path:
     return incidents / incident_id
 
 
-def record(incidents: Path, incident: Incident, log: Path) -> None:
-    """Write or renew one incident.json; what was gathered for it before stays. Raises OSError."""
+def record(incidents: Path, incident: Incident, log: Path, oom_kills: int | None = None) -> None:
+    """Write or renew one incident.json; what was gathered for it before stays. Raises OSError.
+
+    `oom_kills` since the incident before counts for a new one.
+    """
     folder = folder_of(incidents, incident.id)
     folder.mkdir(parents=True, exist_ok=True)
     earlier = read_record(folder)
@@ -86,7 +84,7 @@ def record(incidents: Path, incident: Incident, log: Path) -> None:
     record = IncidentRecord(
         id=incident.id,
         kind=incident.kind,
-        time=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(incident.at_wall)),
+        time=text_of(incident.at_wall),
         run_id=incident.run_id,
         run_number=incident.run_number,
         pid=incident.pid,
@@ -107,7 +105,7 @@ def record(incidents: Path, incident: Incident, log: Path) -> None:
         closed=incident.closed,
         last_lines=lines,
         snapshot=None if earlier is None else earlier.snapshot,
-        oom_kills=None if earlier is None else earlier.oom_kills,
+        oom_kills=oom_kills if earlier is None else earlier.oom_kills,
         diagnosis=_first_look(incident, log)
         if earlier is None or earlier.diagnosis is None
         else earlier.diagnosis,
@@ -140,12 +138,14 @@ def list_records(incidents: Path) -> list[IncidentRecord]:
 
 def sentence(record: IncidentRecord) -> str:
     """What a diagnosed incident was, in a sentence."""
+    from trainguard.crash_types import HELPS  # costs memory, and only a crash needs it
+
     told = record.diagnosis or {}
     cause, root = told.get("cause"), told.get("root")
     finer = f" ({cause})" if cause != told.get("type") else ""
     rank = "" if told.get("rank") is None else f" on rank {told['rank']}"
     text = str(root.get("text", "")) if isinstance(root, dict) else ""
-    helps = HELPS.get(str(told.get("retry")), "")
+    helps = next((f"which {text}" for retry, text in HELPS.items() if retry.value == told.get("retry")), "")
     return f"incident {record.id} was {told.get('type')}{finer}{rank}, {helps}: {clipped(text.strip(), 200)}"
 
 
@@ -210,9 +210,8 @@ class Chronicle:
         """Write or renew an incident; `places` are paths whose disks are of interest. Raises OSError."""
         folder = folder_of(self._incidents, incident.id)
         is_new = not folder.exists()
-        record(self._incidents, incident, log)
+        record(self._incidents, incident, log, self._count_oom_kills() if is_new else None)
         if is_new:
-            self._count_oom_kills(folder)
             self.stop_asking()
             command = [sys.executable, "-m", "trainguard.snapshots", *map(str, places)]
             self._ask(command, folder / SNAPSHOT, snapshots.SECONDS)
@@ -252,10 +251,10 @@ class Chronicle:
         self._inquiry = Inquiry(command, answer, seconds)
         self._helpers.add(self._inquiry.pid)
 
-    def _count_oom_kills(self, folder: Path) -> None:
+    def _count_oom_kills(self) -> int | None:
+        """How many there were since the last incident."""
         before, self._oom_kills = self._oom_kills, read_oom_kills()
-        if before is not None and self._oom_kills is not None and (found := read_record(folder)) is not None:
-            _write(folder, msgspec.structs.replace(found, oom_kills=self._oom_kills - before))
+        return None if before is None or self._oom_kills is None else self._oom_kills - before
 
 
 def _add(answer: Path, **found: dict[str, object] | None) -> IncidentRecord | None:

@@ -10,6 +10,7 @@ import msgspec
 from trainguard import incidents, processes
 from trainguard.config import Settings
 from trainguard.health import Status
+from trainguard.moments import text_of as moment
 from trainguard.policy import OVER, Action, Fork, Phase, Record, Signal, State, Tell, restarts_left
 from trainguard.run_folder import RunFolder
 
@@ -74,9 +75,7 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
         loss=None if run is None else run.loss,
         seconds_since_step=moved,
         restarts_left=restarts_left(state, now, settings) if same_boot else settings.restart.max_restarts,
-        next_try=None
-        if next_try is None
-        else time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(wall + next_try)),
+        next_try=None if next_try is None else moment(wall + next_try),
         seconds_to_next_try=None if next_try is None else max(0.0, next_try),
         incident=str(incidents.folder_of(folder.incidents, known[-1].id)) if known else None,
         incidents=len(known),
@@ -125,11 +124,6 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
         elif isinstance(action, Record):
             lines.append(f"would write incident {action.incident.id}: {action.incident.decision}")
     return lines or ["would do nothing"]
-
-
-def json_of(report: StatusReport) -> str:
-    """The report as one JSON object."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 
 
 def text_of(report: StatusReport) -> str:

@@ -3,13 +3,14 @@
 from trainguard.crash_types import code, gpu, host
 from trainguard.crash_types.exceptions import EXCEPTIONS, POINTERS, type_of_exception
 from trainguard.crash_types.types import TYPES
-from trainguard.crash_types.values import Blame, Cause, CrashType, Retry, Verdict
+from trainguard.crash_types.values import HELPS, Blame, Cause, CrashType, Retry, Verdict
 
 CAUSES = {cause.name: cause for cause in (*gpu.CAUSES, *host.CAUSES, *code.CAUSES)}
 
 __all__ = (
     "CAUSES",
     "EXCEPTIONS",
+    "HELPS",
     "POINTERS",
     "TYPES",
     "Blame",

@@ -28,6 +28,13 @@ class Retry(str, Enum):
     NO = "no"  # deterministic or unsafe: a person is needed
 
 
+HELPS = {
+    Retry.YES: "a restart helps",
+    Retry.CLEAN: "a restart helps after the remedy",
+    Retry.NO: "a restart does not help",
+}
+
+
 class Verdict(str, Enum):
     """What is right for a cause."""
 

@@ -1,7 +1,7 @@
 """Diagnosis: what crashed, and why. Pure: lines in, crashes out."""
 
 from trainguard.diagnosis.judging import Failures, combine, describe, find_failures
-from trainguard.diagnosis.lines import cut_lines, read_line
+from trainguard.diagnosis.lines import cut_lines
 from trainguard.diagnosis.observing import Observer, observe_kernel
 from trainguard.diagnosis.values import (
     Consequence,
@@ -30,5 +30,4 @@ __all__ = (
     "describe",
     "find_failures",
     "observe_kernel",
-    "read_line",
 )

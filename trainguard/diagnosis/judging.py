@@ -5,7 +5,6 @@ end, was overcome and is none. What is left when a new run begins, or the log en
 """
 
 import math
-import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -30,6 +29,7 @@ from trainguard.diagnosis.values import (
     Origin,
     Stop,
 )
+from trainguard.moments import text_of
 
 # So many new words of progress after a failure show that the run survived it. A peer of a rank that died
 # still prints what it had under way.
@@ -274,7 +274,7 @@ def _with_silent_deaths(failures: Sequence[Observation]) -> list[Observation]:
     speakers = {one.rank for one in failures if one.strength >= CASCADE}
     return [
         replace(one, strength=DEATH)
-        if one.strength == ABORT and one.rank is not None and speakers and one.rank not in speakers | {None}
+        if one.strength == ABORT and one.rank is not None and speakers and one.rank not in speakers
         else one
         for one in failures
     ]
@@ -313,9 +313,7 @@ def _status(facts: Facts) -> Observation | None:
     elif name is not None:
         kind, cause = _SIGNALS.get(name, ("process_killed", "process_killed"))
         text = f"the daemon died of {name}"
-        if facts.stopped is not None:
-            kind, cause, text, strength = "interrupted", "external_term", facts.stopped, OWN
-        elif kind == "process_killed" and facts.oom_kills:
+        if kind == "process_killed" and facts.oom_kills:
             kind, cause, strength = "host_oom", "host_oom_cgroup", MACHINE
             text = f"the daemon died of {name}, and its cgroup counted an out-of-memory kill"
     elif facts.exit_code:
@@ -371,7 +369,7 @@ def describe(found: Failures) -> Crash:
         tuple(_evidence(one) for one in shown),
         advise(root, facts),
         fingerprint(root),
-        None if at is None else time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at)),
+        None if at is None else text_of(at),
     )
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from trainguard.diagnosis.values import Line
+from trainguard.progress import without_escapes
 
 TEXT_LIMIT = 4096
 
-_ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _SEGMENT = re.compile(rb"[^\r\n]+")
 # What launchers and log collectors put before each line of a process: they tell one stream from another.
 _STREAMS = (
@@ -16,31 +16,28 @@ _STREAMS = (
     re.compile(r"^\[\d+,(?P<rank>\d+)\]<std(?:err|out)>: ?"),  # mpirun --tag-output, horovodrun
     re.compile(r"^(?P<rank>\d{1,5}): (?=\S)"),  # srun --label
     re.compile(r"^\[(?P<rank>\d+)\]:? ?(?=Traceback|  File)"),  # accelerate, horovod
-    re.compile(r"^\((?P<name>[\w.:<>+-]+(?:\([^)]*\))? pid=\d+(?:, ip=[\d.]+)?)\) ?"),  # ray
-    re.compile(
-        r"^(?P<name>[\w.-]+)(?: +\| )(?=\s*(?:Traceback|File |[\w.]+(?:Error|Exception)\b))"
-    ),  # compose
-    re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?P<name>std(?:out|err)) [FP] "),  # CRI
+    re.compile(r"^\((?:[\w.:<>+-]+(?:\([^)]*\))? pid=\d+(?:, ip=[\d.]+)?)\) ?"),  # ray
+    re.compile(r"^(?:[\w.-]+)(?: +\| )(?=\s*(?:Traceback|File |[\w.]+(?:Error|Exception)\b))"),  # compose
+    re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?:std(?:out|err)) [FP] "),  # CRI
 )
-# What loggers put before a message. Their level counts; whose line it is they do not tell.
+# What loggers put before a message; whose line it is they do not tell.
 _LOGGERS = (
-    re.compile(r"^wandb: (?P<level>ERROR|WARNING)? ?"),
-    re.compile(r"^(?P<level>[IWEFC])\d{4,8} \d\d:\d\d:\d\d(?:\.\d+)? +\d+ [^\]]*\] "),  # glog
-    re.compile(r"^\[(?P<level>[IWEFC])\d* ?[\d:. -]*[^\]]*\.(?:cpp|cc|h|cu):\d+\] ?"),  # c10's glog
+    re.compile(r"^wandb: (?:ERROR|WARNING)? ?"),
+    re.compile(r"^(?:[IWEFC])\d{4,8} \d\d:\d\d:\d\d(?:\.\d+)? +\d+ [^\]]*\] "),  # glog
+    re.compile(r"^\[(?:[IWEFC])\d* ?[\d:. -]*[^\]]*\.(?:cpp|cc|h|cu):\d+\] ?"),  # c10's glog
     re.compile(
-        r"^\[?(?P<time>\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d)(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?\]?"
+        r"^\[?(?:\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d)(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?\]?"
         r"[ :,|-]*(?:\[?[\w./:<>-]*\]?[ :|-]*)?"
-        r"(?:[\[(<]?(?P<level>DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|SEVERE)[\])>]?[ :|-]*"
+        r"(?:[\[(<]?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|SEVERE)[\])>]?[ :|-]*"
         r"(?:\[[^\]]*\][ :|-]*|[\w./<>]+:[\w<>]*:?\d+ - |[\w.]+: )?)?"
     ),
-    re.compile(r"^\[?(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL)(?:\|[^\]]*)?\]?:[\w.]*:? ?"),
+    re.compile(r"^\[?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL)(?:\|[^\]]*)?\]?:[\w.]*:? ?"),
 )
 _TIME = re.compile(
     r"(?P<date>(?:19|20)\d\d[-/]\d\d[-/]\d\d)[ T_](?P<clock>\d\d:\d\d:\d\d)"
     r"|\b[IWEF](?P<compact>20\d{6}) (?P<compact_clock>\d\d:\d\d:\d\d)"
 )
 _RANK = re.compile(r"(?:^|[\[( ,])(?:global )?rank[ :=]{0,2}(?P<rank>\d{1,5})\b", re.IGNORECASE)
-_LOUD = {"E", "F", "C", "ERROR", "CRITICAL", "FATAL", "SEVERE"}
 
 
 def cut_lines(content: bytes, file: str, start: int, number: int | None) -> Iterator[Line]:
@@ -57,13 +54,12 @@ def cut_lines(content: bytes, file: str, start: int, number: int | None) -> Iter
 
 def read_line(raw: bytes, file: str, offset: int, number: int | None) -> Line:
     """One segment understood."""
-    if b"\x1b" in raw:
-        raw = _ANSI.sub(b"", raw)
+    raw = without_escapes(raw)
     if len(raw) > TEXT_LIMIT:
         # A bar can have been rewritten thousands of times before the message that it is glued to.
         raw = raw[: TEXT_LIMIT // 2] + b" ... " + raw[-TEXT_LIMIT // 2 :]
     text = raw.replace(b"\0", b"").decode("utf-8", "replace").rstrip()
-    body, rank, stream, time, loud = text, None, "", None, False
+    body, rank, stream, time = text, None, "", None
     while (match := _prefix(body)) is not None and match.end():
         # A launcher puts its name before what torch has put its own before.
         stream += match[0].strip()
@@ -72,14 +68,13 @@ def read_line(raw: bytes, file: str, offset: int, number: int | None) -> Line:
         body = body[match.end() :]
     for pattern in _LOGGERS:
         if (match := pattern.match(body)) and match.end():
-            loud = match.groupdict().get("level") in _LOUD
             body = body[match.end() :]
             break
     if rank is None and "ank" in text and (match := _RANK.search(text)):
         rank = int(match["rank"])
     if ":" in text and (match := _TIME.search(text)):
         time = _wall(match)
-    return Line(file, number, offset, text, body, rank, stream, time, loud)
+    return Line(file, number, offset, text, body, rank, stream, time)
 
 
 def _prefix(body: str) -> re.Match[str] | None:

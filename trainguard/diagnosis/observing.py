@@ -201,7 +201,7 @@ class Observer:
         if row is not None and known:
             found = _observation(report.final, row, Origin.TRACEBACK, report.uncaught, report)
         else:
-            found = _exception(report, report.uncaught)
+            found = _exception(report)
         if report.before is not None:
             found = replace(found, chained=report.before.final, caused=report.caused)
         if known:
@@ -237,7 +237,7 @@ def _first(rows: Sequence[Signature]) -> Signature | None:
 def _observation(
     line: Line, row: Signature, origin: Origin, fatal: bool, report: Traceback | None = None
 ) -> Observation:
-    crash_type = row.type or row.crash_type or "unknown"
+    crash_type = row.crash_type or "unknown"
     match = re.search(row.pattern, line.text)
     facts = {} if match is None else {name: text for name, text in match.groupdict().items() if text}
     return Observation(
@@ -269,7 +269,7 @@ def _strength(crash_type: str, row: Signature, origin: Origin, text: str) -> int
     return OWN
 
 
-def _exception(report: Traceback, fatal: bool) -> Observation:
+def _exception(report: Traceback) -> Observation:
     """An exception that no signature knows: its class says what it is."""
     crash_type = type_of_exception(report.name)
     if crash_type == "os_error" and (match := _OS_ERROR.match(report.message)):
@@ -296,7 +296,7 @@ def _exception(report: Traceback, fatal: bool) -> Observation:
         crash_type,
         own or "python_exception",
         strength,
-        fatal,
+        report.uncaught,
         exception=report.name,
         place=report.place,
         rank=report.final.rank,

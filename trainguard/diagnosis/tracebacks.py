@@ -11,7 +11,6 @@ HANDLING = "During handling of the above exception"
 CAUSED = "The above exception was the direct cause"
 # So many lines of others may stand between a frame and the final line; then the report is torn.
 PATIENCE = 60
-MESSAGE_LINES = 12
 
 _FRAME = re.compile(r'File "(?P<path>[^"]*)", line \d+(?:, in (?P<function>.+))?')
 _FRAME_LINE = re.compile(r'^ +File "[^"]+", line \d+(?:, in \S|$)')

@@ -26,7 +26,6 @@ class Line(msgspec.Struct, frozen=True):
     rank: int | None = None
     stream: str = ""
     time: float | None = None
-    loud: bool = False
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -125,16 +124,14 @@ class Facts(msgspec.Struct, frozen=True):
     """What is known beyond the log. None is unknown.
 
     `exit_code` and `signal` (its name) of the daemon exclude each other; `hang` is the watchdog's reason where
-    it found one; `free_bytes` by path, `oom_kills` the cgroup's counter since the run began, `shared_memory_free`
-    in bytes; `gpu_foreign` names processes of others on the GPUs; `time` is the wall time of the end.
+    it found one; `free_bytes` by path, `oom_kills` the cgroup's counter since the run began; `gpu_foreign` names
+    processes of others on the GPUs; `time` is the wall time of the end.
     """
 
     exit_code: int | None = None
     signal: str | None = None
     hang: str | None = None
-    stopped: str | None = None
     time: float | None = None
-    step: int | None = None
     free_bytes: Mapping[str, int] = msgspec.field(default_factory=dict)
     memory_available: int | None = None
     oom_kills: int | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from trainguard import files
+from trainguard.command_line import error_sentence
 from trainguard.gpu import Gpus, ask_gpus
 from trainguard.kernel_log import KernelLine, parse_kernel_log, read_kernel_log
 from trainguard.launchers import read_slurm_state
@@ -39,7 +40,7 @@ def gather(
         elif kernel:
             lines = read_kernel_log()
     except OSError as error:
-        notes.append(_sentence(error))
+        notes.append(error_sentence(error))
     if gpus:
         answer = ask_gpus()
         notes += [] if answer.error is None else [f"GPUs: {answer.error}"]
@@ -54,7 +55,7 @@ def gather(
             )
             state = None if job is None else "OUT_OF_MEMORY" if job.out_of_memory else job.state
         except (OSError, TimeoutError) as error:
-            notes.append(f"job {slurm_job}: {_sentence(error)}")
+            notes.append(f"job {slurm_job}: {error_sentence(error)}")
     return Evidence(tuple(lines), foreign, state)
 
 
@@ -88,9 +89,3 @@ def faults_of(answer: Gpus) -> tuple[str, ...]:
         if (one.remapped is not None and one.remapped.pending) or one.retired_pages_pending:
             found.append(f"GPU {one.index}: a memory row waits for a reset to be remapped")
     return tuple(found)
-
-
-def _sentence(error: Exception) -> str:
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

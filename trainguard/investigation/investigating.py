@@ -13,9 +13,10 @@ from trainguard import diagnosis, scanner
 from trainguard.config import ExpectedError
 from trainguard.diagnosis import Crash, Facts, Failures, Gap, Line, Observation
 from trainguard.investigation.evidence import Evidence
-from trainguard.investigation.sources import Source, name_of_run, seconds_of
+from trainguard.investigation.sources import Source, name_of_run
 from trainguard.kernel_log import KernelLine
 from trainguard.launchers import read_error_file
+from trainguard.moments import seconds_of
 from trainguard.progress import Role, parse_segment
 from trainguard.scanner import (
     Database,
@@ -69,7 +70,6 @@ class Knowledge(msgspec.Struct, frozen=True):
     matcher: Matcher
 
 
-EMPTY = Report((), (), (), 0, 0.0, ())
 NOTHING = Evidence()
 
 
@@ -179,9 +179,9 @@ def _examine(
     scan = scan_file(
         path, knowledge.database, source.start, source.end, is_progress=is_progress, progress=tell_progress
     )
-    small = scan.end - scan.start <= SMALL
-    if small or _failures(source, scan, knowledge, evidence):
-        scan = number_lines(scan, path)
+    if scan.end - scan.start > SMALL and not _failures(source, scan, knowledge, evidence):
+        return scan, []
+    scan = number_lines(scan, path)
     return scan, _failures(source, scan, knowledge, evidence)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from trainguard import files
 from trainguard.config import Settings
 from trainguard.history import History, find_rotated, resume_at
 from trainguard.incidents import HUNG, IncidentRecord
+from trainguard.moments import seconds_of
 
 if TYPE_CHECKING:  # it takes a while to load, and a scan with nothing new does without
     from trainguard.diagnosis import Facts
@@ -178,22 +178,8 @@ def facts_of(record: IncidentRecord) -> Facts:
         signal=None if ended is None else ended.signal,
         hang=HUNG if record.kind == "hang" else None,
         time=seconds_of(record.time),
-        step=record.step,
         free_bytes=free,
         memory_available=memory if isinstance(memory, int) else None,
         oom_kills=record.oom_kills,
         pids=frozenset(pid for pid in pids if isinstance(pid, int)),
     )
-
-
-def seconds_of(text: str | None) -> float | None:
-    """Seconds since 1970, from ISO 8601 with or without an offset; None where it is none."""
-    try:
-        return None if text is None else datetime.fromisoformat(_with_colon(text)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _with_colon(text: str) -> str:
-    """Python 3.10 reads an offset from UTC only with its colon."""
-    return f"{text[:-2]}:{text[-2:]}" if re.search(r"[+-]\d{4}$", text) else text

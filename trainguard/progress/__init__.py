@@ -1,7 +1,7 @@
 """Progress: how far a training run has come, read from everything that it writes."""
 
 from trainguard.progress.counting import Progress, judge_progress, note
-from trainguard.progress.lines import FORMATS, Format, Mark, Role, parse_line, parse_segment
+from trainguard.progress.lines import FORMATS, Format, Mark, Role, parse_line, parse_segment, without_escapes
 from trainguard.progress.sources import Follower
 
 __all__ = (
@@ -15,4 +15,5 @@ __all__ = (
     "note",
     "parse_line",
     "parse_segment",
+    "without_escapes",
 )

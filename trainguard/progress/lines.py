@@ -54,14 +54,17 @@ class Format(msgspec.Struct, frozen=True):
 
 def parse_line(line: bytes) -> Mark | None:
     """The mark in one line, without its end (`\\n` or `\\r`), or None. Any bytes will do; 64 KiB are read."""
-    text = line[:LINE_LIMIT]
-    if b"\x1b" in text:
-        text = _ANSI.sub(b"", text)
+    text = without_escapes(line[:LINE_LIMIT])
     text = _RANK.sub(b"", text.strip(b" \t\r\n\0"))
     for row in FORMATS:
         if row.hint in text and (match := row.pattern.search(text)) and (mark := row.build(row.name, match)):
             return mark
     return None
+
+
+def without_escapes(text: bytes) -> bytes:
+    """The text without what colours it on a terminal or moves its cursor."""
+    return _ANSI.sub(b"", text) if b"\x1b" in text else text
 
 
 def parse_segment(segment: bytes) -> list[Mark]:
