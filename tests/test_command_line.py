@@ -1,4 +1,5 @@
 import ast
+import json
 import os
 import pty
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainguard import VERSION
-from trainguard.command_line import guarded, parser
+from trainguard.command_line import counted, guarded, json_of, parser
 from trainguard.config import ConfigError, ExpectedError
 from trainguard.health import Status
 
@@ -307,6 +308,26 @@ def test_closed_outputs_leave_the_exit_code(script: Path) -> None:
 def test_a_file_name_that_is_no_text_can_be_printed(script: Path) -> None:
     done = ran(script, "--do", "name", PYTHONIOENCODING="utf-8:strict")
     assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\udce9\n", "")
+
+
+def test_json_holds_what_is_no_text_escaped() -> None:
+    odd = os.fsdecode(b"/data/run\xff.log")
+    told = json.loads(json_of({"notes": [f"{odd}: gone"], odd: (odd, 1, None), "ä": "ö"}))
+    escaped = "/data/run\\udcff.log"
+    assert told == {"notes": [f"{escaped}: gone"], escaped: [escaped, 1, None], "ä": "ö"}
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "told"),
+    [(0, "log", "0 logs"), (1, "crash", "1 crash"), (2, "crash", "2 crashes"), (1, "time", "1 time")],
+)
+def test_nouns_are_counted(count: int, noun: str, told: str) -> None:
+    assert counted(count, noun) == told
+
+
+def test_an_empty_configuration_is_wrong_usage(script: Path) -> None:
+    told = ran(script, "--config", "")
+    assert told.returncode == 3 and "argument --config: it is empty" in told.stderr
 
 
 def test_the_boundary_gives_the_code_back_and_never_exits() -> None:

@@ -18,6 +18,8 @@ import yaml
 import zstandard
 from support import ROOT, Sandbox, wait_for
 
+from trainguard.history import CrashRow, History
+
 DETECTOR = ROOT / "crash_detector.py"
 PROGRESS = "".join(f"step {step}/1000 loss {3 / step:.3f}\n" for step in range(1, 30))
 FAILED = """\
@@ -126,8 +128,49 @@ def test_every_type_and_cause_is_explained_and_listed(place: Place) -> None:
     for name in ("cuda_oom", "gpu_ecc_dbe"):
         told = place.call("--explain", name)
         assert told.returncode == 0 and "What to do:" in told.stdout and "1. " in told.stdout
-    told = place.call("--explain", "no_such_type")
-    assert told.returncode == 3 and "--list names them all" in told.stderr
+    for name in ("no_such_type", "CUDA-OOMM"):
+        told = place.call("--explain", name)
+        assert told.returncode == 3 and "--list names them all" in told.stderr
+    assert "did you mean cuda_oom?" in told.stderr
+    assert place.call("--explain", "CUDA-OOM").stdout == place.call("--explain", "cuda_oom").stdout
+
+
+def test_types_and_causes_are_told_as_json_too(place: Place) -> None:
+    listed = json.loads(place.call("--list", "--json").stdout)
+    causes = {one["name"]: [cause["name"] for cause in one["causes"]] for one in listed["types"]}
+    assert "cuda_oom_fragmentation" in causes["cuda_oom"]
+    told = json.loads(place.call("--explain", "cuda_oom", "--json").stdout)
+    assert (told["class"], told["retry"]) == ("resource", "clean") and told["steps"] and told["signs"]
+    assert [one["name"] for one in told["causes"]] == causes["cuda_oom"]
+    told = json.loads(place.call("--explain", "gpu_ecc_dbe", "--json").stdout)
+    assert (told["type"], told["verdicts"]) == ("gpu_hardware", ["restart", "repair"]) and told["sources"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--history", "run.log"), "--history takes no log"),
+        (("--explain", "cuda_oom", "run.log"), "--explain takes no log"),
+        (("",), "argument LOG: it is empty"),
+        (("--incident", ""), "argument --incident: it is empty"),
+        (("--kernel-log", " "), "argument --kernel-log: it is empty"),
+        (("--explain", ""), "argument --explain: it is empty"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(place: Place, arguments: tuple[str, ...], told: str) -> None:
+    place.write(FAILED, "run.log")
+    answer = place.call(*arguments)
+    assert (answer.returncode, answer.stdout) == (3, "") and told in answer.stderr
+
+
+def test_one_is_told_as_one(place: Place) -> None:
+    log = place.write(PROGRESS + FAILED)
+    assert "no crash in 1 log, " in place.call(place.write(PROGRESS, "fine.log")).stdout
+    place.call(log)
+    told = place.call("--history").stdout
+    assert told.startswith("1 crash at ") and "seen 1 time, last" in told
+    place.write(PROGRESS + KILLED, append=True)
+    assert "(before it 1 other crash)" in place.call(log, "--quiet").stdout
 
 
 # --- what it reads ----------------------------------------------------------------------------------------------
@@ -160,7 +203,7 @@ def test_a_log_that_was_rotated_or_truncated_is_read_from_its_beginning(place: P
     place.write(FAILED, append=True)
     log.rename(log.with_name(f"{log.name}.1"))
     place.write(PROGRESS + KILLED)
-    told = place.json("--rotated")
+    told = place.json()
     assert [one["type"] for one in told["crashes"]] == ["process_killed", "key_error"] or [
         one["type"] for one in told["crashes"]
     ] == ["key_error", "process_killed"]
@@ -236,6 +279,10 @@ def test_the_kernels_word_counts_where_it_names_the_runs_process(place: Place) -
     assert place.json(log, "--kernel-log", kernel)["crashes"][0]["type"] == "process_killed"
     told = place.json(log, "--kernel-log", "missing")
     assert told["crashes"][0]["type"] == "process_killed" and any("missing" in note for note in told["notes"])
+    packed = place.folder / "dmesg.gz"
+    packed.write_bytes(gzip.compress(KERNEL.encode()))
+    told = place.json(log, "--kernel-log", packed)
+    assert told["crashes"][0]["type"] == "host_oom" and told["notes"] == []
 
 
 def test_what_is_appended_is_followed(place: Place) -> None:
@@ -280,6 +327,20 @@ def test_nothing_is_written_where_no_history_is_wanted(place: Place) -> None:
     assert place.call().returncode == 2
     assert place.call("--no-history", "--all").returncode == 2
     assert place.call().returncode == 0
+
+
+def test_a_long_history_is_told_within_a_second(place: Place) -> None:
+    history = History(place.folder / "logs" / "crash_history.sqlite3")
+    rows = [
+        CrashRow(f"{number % 4000:016x}", "cuda_oom", f"log:{number}", time=1.7e9 + number * 60, text="oom")
+        for number in range(100_000)
+    ]
+    history.add(rows)
+    history.close()
+    began = os.times().children_user
+    told = json.loads(place.call("--history", "--json").stdout)
+    assert told["history"]["count"] == 100_000
+    assert os.times().children_user - began < 2
 
 
 def test_a_broken_history_costs_a_note_and_no_answer(place: Place) -> None:
@@ -372,7 +433,37 @@ def test_rows_of_the_users_own_are_used_first_and_a_bad_one_is_a_sentence(place:
     assert place.json(log)["crashes"][0]["type"] == "connection_error"
     place.write(yaml.safe_dump([row | {"near_miss": row["sample"]}]), "rows.yaml")
     told = place.call(log)
-    assert told.returncode == 3 and "its near miss matches" in told.stderr
+    assert told.returncode == 0 and "its near miss matches; goes on without" in told.stderr
+    place.write(PROGRESS + FAILED)
+    for broken in ("[", "- name: x", ""):
+        place.write(broken, "rows.yaml")
+        assert place.call("--all").returncode == 2
+    (place.folder / "rows.yaml").unlink()
+    told = place.call("--all")
+    assert told.returncode == 2 and "rows.yaml: No such file or directory; goes on without" in told.stderr
+
+
+def test_a_row_whose_pattern_takes_for_ever_is_left_out_with_a_note(place: Place) -> None:
+    row = {
+        "name": "shard_marks",
+        "pattern": r"shard marks (?:x|xx)+(?=y)",
+        "type": "data_error",
+        "role": "root",
+        "source": "our loader",
+        "sample": "shard marks xxy",
+        "near_miss": "shard marks zzy",
+    }
+    place.configure(signatures="rows.yaml")
+    place.write(yaml.safe_dump([row]), "rows.yaml")
+    log = place.write(PROGRESS + f"shard marks {'x' * 200}z\n" * 50 + FAILED)
+    told = place.json(log)
+    assert [one["type"] for one in told["crashes"]] == ["key_error"]
+    assert [note for note in told["notes"] if "takes too long" in note] == [
+        "signature shard_marks: its pattern takes too long to search; it is left out"
+    ]
+    place.write(yaml.safe_dump([row | {"near_miss": f"shard marks {'x' * 200}"}]), "rows.yaml")
+    told = place.json(log)
+    assert any("row 1 (shard_marks)" in note and "takes too long" in note for note in told["notes"])
 
 
 def test_a_configuration_that_cannot_be_used_does_not_keep_named_logs_from_being_read(place: Place) -> None:
@@ -381,6 +472,80 @@ def test_a_configuration_that_cannot_be_used_does_not_keep_named_logs_from_being
     told = place.call(log)
     assert told.returncode == 2 and "goes on without it" in told.stderr
     assert place.call().returncode == 3
+
+
+def test_a_log_whose_name_is_no_text_is_told_in_json(place: Place) -> None:
+    folder = place.folder / "runs"
+    folder.mkdir()
+    name = os.fsencode(folder) + b"/run\xff.log"
+    with open(name, "w") as stream:  # noqa: PTH123 - a path in bytes
+        stream.write(PROGRESS + FAILED)
+    told = place.json("runs")
+    assert told["crashes"][0]["root"]["file"].endswith("runs/run\\udcff.log")
+    assert told["scanned"]["files"][0].endswith("runs/run\\udcff.log")
+    history = json.loads(place.call("--history", "--json").stdout)["history"]
+    assert history["by_type"] == {"key_error": 1}
+    missing = place.call("--json", os.fsdecode(name) + "x")
+    assert missing.returncode == 3 and "\\udcff.logx: No such file" in json.loads(missing.stdout)["notes"][0]
+    place.configure(logs=["runs"])
+    with subprocess.Popen(
+        [sys.executable, str(DETECTOR), "--config", str(place.config), "--follow", "--json", "--all"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout is not None and follower.stderr is not None
+        try:
+            for more in (PROGRESS + KILLED, ""):
+                while follower.stdout.readline() != "}\n":
+                    assert follower.poll() is None
+                with open(name, "a") as stream:  # noqa: PTH123
+                    stream.write(more)
+            follower.send_signal(signal.SIGINT)
+            assert follower.stderr.read() == ""
+        finally:
+            follower.kill()
+    assert follower.returncode == 1
+
+
+def test_no_crash_is_only_said_of_what_could_be_read(place: Place) -> None:
+    fine = place.write(PROGRESS, "fine.log")
+    empty = place.write("", "empty.log")
+    garbage = place.folder / "garbage.log.gz"
+    garbage.write_bytes(gzip.compress(FAILED.encode())[:10] + b"garbage" * 9)
+    told = place.call(empty)
+    assert (told.returncode, "empty.log: it is empty" in told.stderr) == (0, True)
+    for unread in (garbage, place.folder / "missing.log", place.folder / "rank 0: missing.log"):
+        told = place.call(fine, unread)
+        assert told.returncode == 3 and "no crash in " in told.stdout
+        assert f"could not tell: nothing could be read of {unread.name}" in told.stdout
+        assert place.json(fine, unread)["crashes"] == []
+        failed = place.write(FAILED, "failed.log")
+        assert place.call(failed, unread).returncode == 2
+    (place.folder / "nothing").mkdir()
+    assert place.call("nothing").returncode == 3
+    whole = gzip.compress((PROGRESS * 400).encode())
+    garbage.write_bytes(whole[: len(whole) // 2])
+    told = place.call(garbage)
+    assert (told.returncode, "cut short" in told.stderr) == (0, True)
+
+
+def test_logs_of_the_configuration_that_cannot_be_read_are_no_good_end(place: Place) -> None:
+    told = place.call()
+    assert told.returncode == 3 and "training_output.log: No such file" in told.stderr
+    place.write(PROGRESS)
+    assert place.call().returncode == 0
+    log = place.write("", "other.log")
+    place.configure(logs=["other.log", "absent.log"])
+    for _ in range(2):
+        told = place.call()
+        assert told.returncode == 3 and "nothing could be read of absent.log" in told.stdout
+    place.configure(logs=["other.log"])
+    told = place.call()
+    assert (told.returncode, "no crash (nothing new since the last scan)" in told.stdout) == (0, True)
+    log.rename(log.with_name("other.log.1"))
+    place.write("", "other.log")
+    assert place.call().returncode == 0
 
 
 # --- with the watchdog --------------------------------------------------------------------------------------------
@@ -434,8 +599,10 @@ def test_an_incident_without_its_log_is_diagnosed_from_what_it_kept(sandbox: San
 
 
 def test_where_the_diagnosis_fails_the_first_look_stands(sandbox: Sandbox) -> None:
-    sandbox.configure("--exit-at", "20", "--exit-code", "7", detector={"signatures": "missing.yaml"})
+    sandbox.configure("--exit-at", "20", "--exit-code", "7")
     sandbox.start()
+    sandbox.wait_for_start()
+    sandbox.config.write_text("daemon: [")  # the watchdog has read it, the detector cannot
     folder = wait_for(lambda: list((sandbox.logs / "incidents").glob("*")), what="an incident")[0]
     wait_for(lambda: (folder / "diagnosis.json").exists(), what="the answer of the diagnosis")
     told = json.loads((folder / "incident.json").read_bytes())["diagnosis"]

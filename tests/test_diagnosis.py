@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainguard import diagnosis
 from trainguard.crash_types import CAUSES, TYPES, Retry
-from trainguard.diagnosis import Crash, Facts, Gap, Line
+from trainguard.diagnosis import Crash, Facts, Gap, Line, Rest
 from trainguard.signatures import Signature, load_signatures
 
 
@@ -265,6 +265,57 @@ def test_steps_that_were_under_way_do_not_make_a_failure_overcome() -> None:
     assert crash_of(PROGRESS + traceback("KeyError: 'a'", prefix="[rank1]: ") + late).type == "key_error"
 
 
+def test_an_exception_that_was_caught_needs_few_steps_to_be_overcome() -> None:
+    short = "Epoch 1/3 loss 0.4\nEpoch 2/3 loss 0.3\nEpoch 3/3 loss 0.2\nModel saved to out.pt\n"
+    optional = "ModuleNotFoundError: No module named 'apex'"
+    assert crashes_of(traceback(optional, top="build") + "goes on with AdamW\n" + short) == []
+    assert crash_of(traceback(optional) + "Epoch 1/3 loss 0.4\n").type == "import_error"
+
+
+def test_of_two_exceptions_the_one_that_the_process_lived_on_after_is_not_the_root() -> None:
+    between = "Could not reach tracker, going offline\nLoading model...\nLoading data...\n"
+    early, late = traceback("ConnectionError: no route to tracker"), traceback("KeyError: 'image'")
+    assert crash_of(early + between + late).type == "key_error"
+    assert crash_of(early + late).type == "connection_error"
+
+
+def test_a_failure_that_was_recovered_from_is_not_the_root_of_the_next_one_of_its_kind() -> None:
+    recovered = f"OOM on batch 3: {OOM} Recovering\n"
+    steps = "".join(f"step {step}/1000 loss 0.1\n" for step in range(20, 23))
+    crash = crash_of(PROGRESS + recovered + steps + traceback(OOM))
+    assert crash.root.text == OOM
+    crash = crash_of(PROGRESS + recovered + traceback(OOM))
+    assert crash.root.line == PROGRESS.count("\n") + 1
+
+
+def test_a_missing_command_gives_way_to_the_exception_that_ended_the_run() -> None:
+    missing = "run.sh: line 4: conda: command not found\n"
+    assert crash_of(missing + traceback("KeyError: 'image'")).type == "key_error"
+    assert crash_of(missing).cause == "file_missing"
+
+
+def test_a_search_for_the_largest_batch_is_none() -> None:
+    tried = "".join(f"Trying batch size {size}... {OOM}\n" for size in (512, 256, 128))
+    assert crashes_of(tried + "Trying batch size 64... ok\nmax batch size: 64\n") == []
+
+
+@pytest.mark.parametrize("death", ["Segmentation fault (core dumped)", "Terminated"])
+def test_a_death_after_a_good_end_is_none(death: str) -> None:
+    end = "Training complete. Model saved to out/model.pt\nsynced 5 files\n"
+    assert crashes_of(PROGRESS + end + death + "\n") == []
+    assert len(crashes_of(PROGRESS + end + MORE + death + "\n")) == 1
+    assert len(crashes_of(PROGRESS + end + traceback("KeyError: 'a'"))) == 1
+
+
+def test_what_fails_after_a_rest_is_another_run() -> None:
+    before, after = lines_of(traceback("KeyError: 'a'")), lines_of(traceback("KeyError: 'a'"))
+    observer = diagnosis.Observer(match)
+    assert len(diagnosis.find_failures(observer.observe([*before, Rest(), *after]))) == 2
+    assert len(diagnosis.find_failures(observer.observe([*before, *after]))) == 1
+    rest = [*before, Rest(), *lines_of("exitcode  : 1 (pid: 4127)\n")]
+    assert len(diagnosis.find_failures(observer.observe(rest))) == 1
+
+
 def test_a_gap_in_which_training_went_on_overcomes_what_stood_before_it() -> None:
     lines = [*lines_of(traceback("KeyError: 'a'", top="step")), Gap(went_on=True)]
     assert diagnosis.find_failures(diagnosis.Observer(match).observe(lines)) == []
@@ -366,6 +417,12 @@ def test_a_loss_that_was_no_number_for_a_while_is_none() -> None:
     assert crashes_of(PROGRESS + bad + "".join(f"step {n}/1000 loss 0.5\n" for n in range(24, 40))) == []
 
 
+def test_a_sweep_whose_first_trial_lost_its_loss_is_none() -> None:
+    trial = "".join(f"lr {rate} step 1 loss nan\n" for rate in (1.0, 1.5, 2.0))
+    bar = "".join(f"Epoch {n}: 100%|###| 9/9 [00:01<00:00, 9.0it/s, loss=0.5]\n" for n in range(9))
+    assert crashes_of(trial + bar) == []
+
+
 def test_an_evaluation_without_a_number_is_none() -> None:
     bad = "".join(f"step {step}/1000 loss 0.5 val_loss nan\n" for step in range(20, 30))
     assert crashes_of(PROGRESS + bad) == []
@@ -376,6 +433,13 @@ def test_the_exception_that_a_lost_loss_ends_in_is_its_consequence() -> None:
     crash = crash_of(bad + traceback("ValueError: probabilities contain NaN"))
     assert (crash.type, crash.consequences[0].type) == ("numerical", "value_error")
     assert crash_of(bad + traceback(OOM)).type == "cuda_oom"
+
+
+def test_a_foreign_line_of_the_kernel_does_not_date_a_crash() -> None:
+    kernel = "2026-01-05T03:12:44 node3 kernel: NVRM: Xid (PCI:0000:3b:00): 31, pid=99, name=python3, Ch 00000008\n"
+    fault = "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert crash_of(traceback(fault), kernel=kernel).time is None
+    assert crash_of(traceback(fault), kernel=kernel, pids=[99]).time is not None
 
 
 # --- fingerprints and advice ------------------------------------------------------------------------------------

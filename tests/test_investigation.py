@@ -8,10 +8,11 @@ import pytest
 from trainguard.config import load_settings
 from trainguard.gpu import Gpu, GpuProcess, Gpus, RemappedRows
 from trainguard.history import History, take_position
-from trainguard.incidents import IncidentRecord, Told
+from trainguard.incidents import IncidentRecord, facts_of
+from trainguard.incidents.records import Told
 from trainguard.investigation import evidence
 from trainguard.investigation.evidence import gather
-from trainguard.investigation.sources import Source, expand, facts_of, name_of_run, plan, shortened
+from trainguard.investigation.sources import Source, expand, name_of_run, plan, shortened
 from trainguard.moments import seconds_of
 
 
@@ -87,14 +88,14 @@ def test_the_daemons_log_is_cut_where_the_watchdog_saw_runs_end(tmp_path: Path) 
     log.write_bytes(b"x" * 999 + b"\n")
     settings, history = load_settings(config), History(tmp_path / "history", writable=False)
     records = [record(log, 600, 900), record(log, 200, 500), record(tmp_path / "other.log", 0, 100)]
-    found = plan(settings, history, records, False, [])
+    found = plan(settings, history, records, [])
     assert [(one.start, one.end, one.incident is not None) for one in found] == [
         (0, 200, False),
         (200, 500, True),
         (600, 900, True),
         (900, None, False),
     ]
-    beyond = plan(settings, history, [record(log, 200, 2000)], False, [])
+    beyond = plan(settings, history, [record(log, 200, 2000)], [])
     assert [(one.start, one.end) for one in beyond] == [(0, None)]
 
 
@@ -105,10 +106,10 @@ def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
     log.write_bytes(b"x" * 999 + b"\n")
     settings, history = load_settings(config), History(tmp_path / "history")
     history.remember([take_position(log, log, 1000, None)])
-    assert plan(settings, history, [record(log, 200, 500)], False, []) == []
+    assert plan(settings, history, [record(log, 200, 500)], []) == []
     with log.open("ab") as stream:
         stream.write(b"y" * 500)
-    (one,) = plan(settings, history, [record(log, 200, 500)], False, [])
+    (one,) = plan(settings, history, [record(log, 200, 500)], [])
     assert (one.start, one.end, one.fresh) == (500, None, 1000) or (one.start, one.fresh) == (0, 1000)
     history.close()
 
@@ -117,7 +118,7 @@ def test_a_missing_log_of_the_configuration_is_a_note(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("daemon: {command: [python3], log: train.log}\n")
     notes: list[str] = []
-    assert plan(load_settings(config), History(tmp_path / "history", writable=False), [], False, notes) == []
+    assert plan(load_settings(config), History(tmp_path / "history", writable=False), [], notes) == []
     assert len(notes) == 1 and "train.log: No such file" in notes[0]
 
 

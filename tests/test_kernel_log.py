@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
-from trainguard.kernel_log import KernelLine, parse_kernel_log, read_kernel_log
+from trainguard.kernel_log import KernelLine, has_kernel_lines, parse_kernel_log, read_kernel_log
 
 BOOT = 1_790_000_000.0
 KILLED = "Memory cgroup out of memory: Killed process 4711 (python3)"
@@ -54,6 +54,9 @@ def test_each_form_gives_its_time_and_its_bare_text(line: str, moment: float | N
     (told,) = parse_kernel_log(line.encode() + b"\r\n", boot_wall=BOOT, now_wall=NOW)
     assert told.text == text
     assert told.time == (None if moment is None else pytest.approx(moment, abs=1e-5))
+    # Neither a bare line nor one of another program tells that this is the kernel's log.
+    marked = line != KILLED and "systemd-oomd" not in line
+    assert has_kernel_lines(b"a line before\n" + line.encode() + b"\r\n") is marked
 
 
 def test_a_time_since_an_unknown_boot_is_unknown() -> None:

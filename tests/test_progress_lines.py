@@ -396,9 +396,15 @@ def test_an_evaluation_dictionary_is_a_sign_counted_by_its_epoch():
     assert (mark.role, mark.epoch, mark.loss) == (Role.SIGN, 1.5, None)
 
 
-@pytest.mark.parametrize("text", ["nan", "'nan'", "NaN"])
+@pytest.mark.parametrize("text", ["nan", "'nan'", "NaN", "NAN"])
 def test_a_nan_loss_is_a_fact_and_kept(text):
     assert math.isnan(parse_line(f"{{'loss': {text}, 'epoch': 0.5}}".encode()).loss)
+
+
+def test_a_bar_puts_a_point_behind_a_nan_loss():
+    bar = b"Epoch 3:  45%|####5     | 45/100 [00:10<00:12,  4.50it/s, v_num=0, train_loss="
+    assert math.isnan(parse_line(bar + b"nan.0]").loss)
+    assert parse_line(bar + b"nan.5]").loss is None
 
 
 def test_an_infinite_loss_is_a_fact_but_an_overflow_is_unknown():

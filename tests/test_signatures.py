@@ -43,6 +43,15 @@ def test_a_row_matches_its_sample_and_not_its_near_miss(row: Signature) -> None:
 
 
 @each_row
+def test_a_row_is_searched_as_python_searches(row: Signature) -> None:
+    for text in (row.sample, row.near_miss, f"[rank3]: {row.sample} {row.sample}"):
+        found, expected = row.search(text), re.search(row.pattern, text)
+        assert (found is None) is (expected is None)
+        if found is not None and expected is not None:
+            assert (found.span(), found.groupdict()) == (expected.span(), expected.groupdict())
+
+
+@each_row
 def test_a_row_matches_behind_a_rank_prefix(row: Signature) -> None:
     assert re.search(row.pattern, f"[rank3]: {row.sample}")
 
@@ -176,6 +185,7 @@ def without(field: str) -> dict[str, object]:
         ([without("type")], "a type or a cause is missing"),
         ([ROW | {"sample": "another line"}], "its sample does not match"),
         ([ROW | {"near_miss": ROW["sample"]}], "its near miss matches"),
+        ([ROW | {"pattern": "(x|xx)+y", "sample": "x" * 200}], "takes too long to search"),
         ([ROW, ROW], "two rows have this name"),
         ([ROW | {"name": ROWS[0].name}], "two rows have this name"),
         ("#" * (1 << 20) + "\n[]", "larger than"),

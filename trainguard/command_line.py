@@ -4,14 +4,15 @@ import argparse
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 import msgspec
 
-from trainguard import VERSION
+from trainguard import VERSION, moments
 from trainguard.config import ConfigError, ExpectedError, check_paths, describe, load_settings
 from trainguard.health import Status, painted
 
@@ -44,7 +45,7 @@ def parser(doc: str | None, script_path: str | Path) -> Parser:
     made.add_argument(
         "--config",
         metavar="FILE",
-        type=Path,
+        type=path_of,
         default=script.parent / "config.yaml",
         help="the settings (default: config.yaml beside this script)",
     )
@@ -55,6 +56,27 @@ def parser(doc: str | None, script_path: str | Path) -> Parser:
     )
     made.add_argument("--version", action="version", version=f"{script.name} {VERSION}")
     return made
+
+
+def filled(text: str) -> str:
+    """An argument that may not be empty, as an unset variable of a shell is. Raises ArgumentTypeError."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; is a variable not set?")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """An argument that names a file. Raises ArgumentTypeError where it is empty."""
+    return Path(filled(text))
+
+
+def moment_of(text: str) -> float:
+    """An argument that names a moment, in seconds since 1970. Raises ArgumentTypeError."""
+    if (moment := moments.moment_before(time.time(), text)) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text}: no time such as 2026-01-05, '2026-01-05 03:00', 90m or '2d ago'"
+        )
+    return moment
 
 
 def check_config(path: Path) -> Status:
@@ -182,14 +204,40 @@ def complain(text: str) -> None:
         return
 
 
+def tell_notes(notes: Iterable[str]) -> None:
+    """Notes on stderr, a line each."""
+    for note in notes:
+        complain(marked(Status.ATTENTION, note, sys.stderr))
+
+
 def marked(status: Status, text: str, stream: TextIO | None = None) -> str:
     """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal."""
     return f"{painted(status, stream or sys.stdout)}  {text}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 log`, `2 logs`, `2 crashes`."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    return f"{count} {noun}{ending}"
+
+
 def json_of(content: object) -> str:
-    """JSON for a person and a program alike."""
-    return msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+    """JSON for a person and a program alike. What is no text, as a file's name need not be, is escaped."""
+    try:
+        encoded = msgspec.json.encode(content)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_escaped(msgspec.to_builtins(content)))
+    return msgspec.json.format(encoded, indent=2).decode()
+
+
+def _escaped(content: object) -> object:
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace").decode()
+    if isinstance(content, dict):
+        return {_escaped(name): _escaped(held) for name, held in content.items()}
+    if isinstance(content, list | tuple):
+        return [_escaped(one) for one in content]
+    return content
 
 
 @contextmanager

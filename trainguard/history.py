@@ -5,6 +5,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,12 @@ APPLICATION = 0x54476368
 SCHEMA = 1
 HEAD = 4096
 ANCHOR = 256
+# What logrotate and compressors put behind a log's name.
+_SUFFIXES = re.compile(r"(?:\.(?:gz|bz2|xz|zst)|\.\d{1,3}|-\d{8}(?:-\d+)?)+$")
+# A line that is longer is taken as finished.
+LINE_LIMIT = 64 << 10
+# Seconds. The ranks of a run fail within fewer; who starts a run again takes longer.
+REST = 15.0
 TEXT_LIMIT = 2000
 FOLDER_LIMIT = 100_000
 BUSY_SECONDS = 3.0
@@ -52,7 +59,7 @@ _CORRUPT = ("malformed", "not a database", "no such table", "no such column", "u
 class CrashRow(msgspec.Struct, frozen=True):
     """One crash to remember: `time` in seconds since 1970, `text` the root line, `source` where it stands.
 
-    `identity` (see `identify_in_file`) is what makes it the same crash when it is read again. Where the log
+    `identity` (see `identify`) is what makes it the same crash when it is read again. Where the log
     tells no time, its modification time is a better `time` than none, which is taken as now.
     """
 
@@ -111,7 +118,8 @@ class Position(msgspec.Struct, frozen=True):
     """How far a log was read: `offset` bytes, where line number `line` begins (None: it was not counted).
 
     The first and the last bytes of what was read are kept as hashes, so that another content is noticed. A
-    compressed file is remembered `whole`, as long as its compressed bytes.
+    compressed file is remembered `whole`, as long as its compressed bytes. The last `unfinished` bytes were of a
+    line that had no end yet; the log was `at_rest` where nobody had written to it for a while.
     """
 
     path: str
@@ -123,14 +131,21 @@ class Position(msgspec.Struct, frozen=True):
     head_hash: str
     anchor_hash: str
     whole: bool = False
+    unfinished: int = 0
+    at_rest: bool = False
 
 
 class Resumption(msgspec.Struct, frozen=True):
-    """Where to go on reading a log, and why from its beginning, where that is so."""
+    """Where to go on reading a log, and why from its beginning, where that is so.
+
+    What stands before offset `fresh` was read as whole lines; `at_rest` is as in the position.
+    """
 
     offset: int
     line: int | None
     note: str | None = None
+    fresh: int = 0
+    at_rest: bool = False
 
 
 # --- pure ------------------------------------------------------------------------------------------------------
@@ -154,24 +169,19 @@ def judge_trend(times: Sequence[float], now: float) -> Trend:
     return Trend(last / 7, before / 7, verdict)
 
 
-def identify_text(content: bytes, offset: int) -> str:
-    """The identity of a crash in a text that is no file: of what stands before its root line, and where."""
-    return _hash(b"text", content[: min(HEAD, offset)], str(offset).encode())
+def identify(path: str, head: bytes, offset: int) -> str:
+    """The identity of the crash whose root line begins at `offset` of a log that begins with `head`.
+
+    `head` is decompressed. The log may grow, be rotated or compressed meanwhile: of its head only what stands
+    before the root line counts, of its name what stands before the suffixes of these.
+    """
+    folder, _, name = path.rpartition("/")
+    return _hash(
+        os.fsencode(f"{folder}/{_SUFFIXES.sub('', name)}"), head[: min(HEAD, offset)], str(offset).encode()
+    )
 
 
 # --- files -----------------------------------------------------------------------------------------------------
-
-
-def identify_in_file(path: Path, offset: int, compressed: bool = False) -> str:
-    """The identity of the crash whose root line begins at `offset` of a log. Raises OSError.
-
-    It outlives renaming and growing: of the head, only what stands before the root line counts. The device is
-    left out, since a network file system has another number after each boot. `offset` of a compressed file is
-    in its content.
-    """
-    with _opened(path) as descriptor:
-        head = os.pread(descriptor, HEAD if compressed else min(HEAD, offset), 0)
-        return _hash(b"file", str(os.fstat(descriptor).st_ino).encode(), head, str(offset).encode())
 
 
 def take_position(
@@ -186,6 +196,8 @@ def take_position(
         length = min(HEAD, about.st_size if whole else offset)
         offset = about.st_size if whole else offset
         return Position(
+            unfinished=0 if whole else _unfinished(descriptor, offset),
+            at_rest=time.time() - about.st_mtime > REST,
             path=_key(path),
             device=about.st_dev,
             inode=about.st_ino,
@@ -217,7 +229,8 @@ def resume_at(path: Path, position: Position | None) -> Resumption:
         elif not _same_content(descriptor, position):
             note = "has other content than at the last scan (truncated and grown again?); read from its beginning"
         else:
-            return Resumption(position.offset, position.line)
+            fresh = position.offset - position.unfinished
+            return Resumption(position.offset, position.line, None, fresh, position.at_rest)
     return Resumption(0, 1, f"{path} {note}")
 
 
@@ -249,6 +262,13 @@ def find_rotated(path: Path, position: Position) -> Path | None:
 def _same_content(descriptor: int, position: Position) -> bool:
     head = os.pread(descriptor, position.head_length, 0)
     return _hash(head) == position.head_hash and _anchor(descriptor, position.offset) == position.anchor_hash
+
+
+def _unfinished(descriptor: int, offset: int) -> int:
+    start = max(0, offset - LINE_LIMIT)
+    content = os.pread(descriptor, offset - start, start)
+    length = len(content) - 1 - content.rfind(b"\n")
+    return length if length < LINE_LIMIT else 0
 
 
 def _anchor(descriptor: int, offset: int) -> str:
@@ -443,14 +463,16 @@ class History:
         """Whether the tables are there in a form that is known here; makes them in a file without content."""
         import sqlite3
 
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (schema,) = database.execute("PRAGMA user_version").fetchone()
+        # In one transaction: between two looks another process may make the tables.
+        with _transaction(database, "DEFERRED"):
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            (schema,) = database.execute("PRAGMA user_version").fetchone()
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if application == APPLICATION:
             if schema > SCHEMA:
                 self._usable = False
                 self._note(f"is of a newer version of this program (form {schema}): it is left as it is")
             return bool(schema <= SCHEMA)
-        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if {"crash", "position"} <= names:
             raise sqlite3.DatabaseError("malformed header")
         if names:
@@ -514,11 +536,11 @@ class History:
 
 
 @contextlib.contextmanager
-def _transaction(database: "sqlite3.Connection") -> Iterator[None]:
-    """All or nothing. The lock is taken at once: one that must be raised later can fail without waiting."""
+def _transaction(database: "sqlite3.Connection", kind: str = "IMMEDIATE") -> Iterator[None]:
+    """All or nothing. To write, the lock is taken at once: one that must be raised later can fail without waiting."""
     import sqlite3
 
-    database.execute("BEGIN IMMEDIATE")
+    database.execute(f"BEGIN {kind}")
     try:
         yield
         database.execute("COMMIT")

@@ -22,6 +22,7 @@ _KMSG = "/dev/kmsg"
 _DAY = 86_400.0
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_COLOURED = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 _RECORD = re.compile(r"\d{1,10},\d{1,20},(\d{1,20}),[-c+](?:,[^;]*)?;(.*)", re.DOTALL)
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _LEVEL = re.compile(r"<\d{1,3}>|[a-z0-9]{3,8} *:[a-z]{3,6} *: ")
@@ -36,6 +37,18 @@ _ISO_DATE = re.compile(
 _UNIX_TIME = re.compile(r"(\d{9,11}\.\d{1,9}) ")
 _KERNEL = re.compile(r"\S+ kernel: ?")
 _PROGRAM = re.compile(r"\S+ (?=[^\s:\[]{1,64}(?:\[\d+\])?: )")
+# What only the kernel's lines bear: a record's head, a level, its clock, a date of dmesg's, its name in a syslog.
+_KERNELS = re.compile(
+    rb"""(?mx) ^(?:
+        \d{1,10},\d{1,20},\d{1,20},[-c+]
+        | <\d{1,3}>
+        | [a-z0-9]{3,8}[ ]*:[a-z]{3,6}[ ]*:[ ]
+        | \[[ ]*[+]?\d{1,12}\.\d{3,9}\]
+        | \[[A-Z][a-z]{2}[ ]?(?:[A-Z][a-z]{2}[ ]+)?\d{1,2}[ ]\d\d:\d\d
+        | \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{6}[-+]
+        | .{1,120}[ ]kernel:[ ]
+    )"""
+)
 _JOURNAL_REMARK = re.compile(r"-- .* --$|-- cursor: ")
 _MONTHS = {
     name: number
@@ -72,6 +85,11 @@ def parse_kernel_log(
             continue
         lines += _parse_line(line, boot_wall, now_wall)
     return lines
+
+
+def has_kernel_lines(text: bytes) -> bool:
+    """Whether any line is marked as the kernel's; those of `dmesg -t` are not."""
+    return _KERNELS.search(_COLOURED.sub(b"", text)) is not None
 
 
 def read_kernel_log(since: float | None = None) -> list[KernelLine]:

@@ -4,6 +4,8 @@ import re
 import time
 from datetime import datetime
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
 
 def text_of(seconds: float) -> str:
     """ISO 8601 in local time, with its offset from UTC."""
@@ -16,6 +18,13 @@ def seconds_of(text: str | None) -> float | None:
         return None if text is None else datetime.fromisoformat(_with_colon(text)).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def moment_before(now: float, text: str) -> float | None:
+    """Seconds since 1970, from ISO 8601 or from how long before `now` it was (`90m`, `6h ago`); None for neither."""
+    if match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([smhdw])(?:\s*ago)?", text.strip()):
+        return now - float(match[1]) * _UNITS[match[2]]
+    return seconds_of(text.strip())
 
 
 def _with_colon(text: str) -> str:

@@ -1,6 +1,6 @@
 """Diagnosis: what crashed, and why. Pure: lines in, crashes out."""
 
-from trainguard.diagnosis.judging import Failures, combine, describe, find_failures
+from trainguard.diagnosis.judging import Failures, combine, describe, find_failures, time_of
 from trainguard.diagnosis.lines import cut_lines
 from trainguard.diagnosis.observing import Observer, observe_kernel
 from trainguard.diagnosis.values import (
@@ -12,6 +12,7 @@ from trainguard.diagnosis.values import (
     Line,
     Matcher,
     Observation,
+    Rest,
 )
 
 __all__ = (
@@ -25,9 +26,11 @@ __all__ = (
     "Matcher",
     "Observation",
     "Observer",
+    "Rest",
     "combine",
     "cut_lines",
     "describe",
     "find_failures",
     "observe_kernel",
+    "time_of",
 )

@@ -27,6 +27,7 @@ from trainguard.diagnosis.values import (
     Line,
     Observation,
     Origin,
+    Rest,
     Stop,
 )
 from trainguard.moments import text_of
@@ -34,6 +35,10 @@ from trainguard.moments import text_of
 # So many new words of progress after a failure show that the run survived it. A peer of a rank that died
 # still prints what it had under way.
 ADVANCES = 6
+# Who went on for so long after an exception that was caught, or up to its good end, was alone with it.
+ADVANCES_ALONE = 2
+# So many lines without a failure between two exceptions: the process has lived on after the first one.
+SPOKE_ON = 3
 # A failure that stands so near to the end of a log is how it ended.
 LAST_WORDS = 12
 # Ranks are a step or two apart; who is further behind has begun again.
@@ -50,6 +55,8 @@ FOREIGN_BYTES = 1 << 30
 
 # A run whose loss is no number dies of these sooner or later.
 _NAN_DIES_OF = {"value_error", "runtime_error", "assertion_error", "index_error", "zero_division_error"}
+# What a process dies of while it is cleared away, its work done.
+_AFTERMATH = {"segfault", "interrupted"}
 # Types that an exception handler brings about on its way: in a chain the later exception says more.
 _LOOKED_UP = {
     "key_error",
@@ -115,8 +122,10 @@ class Episode:
     def __init__(self) -> None:
         self.failures: list[Observation] = []
         self.advances: set[tuple[str, float | None]] = set()
-        self.bad_losses: dict[str, tuple[Line, int]] = {}
+        self.advanced = 0
+        self.bad_losses: dict[str, BadLosses] = {}
         self.ended = False
+        self.worked = 0  # advances before its good end
         self.begun = False
         self.went_back = 0
         self.stop: int | None = None
@@ -125,8 +134,14 @@ class Episode:
         """Whether its failures have ended it, as far as they tell."""
         return any(one.fatal for one in self.failures)
 
+    def needed(self) -> int:
+        """How many words of progress show that its failures were overcome."""
+        caught = all(_is_caught(one) for one in self.failures)
+        return ADVANCES_ALONE if caught else ADVANCES
+
     def fail(self, failure: Observation) -> None:
         """Add a failure, which the one that it was chained to may outrank or give way to."""
+        failure = replace(failure, advances=self.advanced)
         self.advances, self.went_back = set(), 0
         earlier = next((one for one in self.failures if one.line is failure.chained), None)
         if earlier is not None:
@@ -136,6 +151,51 @@ class Episode:
                 failure = replace(failure, strength=min(failure.strength, CASCADE))
         self.failures.append(failure)
         self.begun = False
+
+    def end(self) -> None:
+        """The run has ended well, unless a failure that nothing came after has ended it."""
+        self.ended, self.worked = True, self.advanced
+        alone = len(self.advances) >= ADVANCES_ALONE
+        self.failures = (
+            [] if alone else [one for one in self.failures if one.fatal and one.strength > SUMMARY]
+        )
+
+    def is_aftermath(self, failure: Observation) -> bool:
+        """Whether it befell a run that had ended well: a death while it was cleared away."""
+        quiet = self.ended and not self.failures and self.advanced == self.worked
+        return quiet and failure.origin is Origin.LINE and failure.type in _AFTERMATH
+
+    def lose(self, event: Advance) -> None:
+        """Count losses that are no numbers, as long as no others come."""
+        if event.loss is None:
+            return
+        if not math.isfinite(event.loss):
+            bad = self.bad_losses.setdefault(event.key, BadLosses(event.line))
+            bad.count, bad.since = bad.count + 1, 0
+            bad.proven = event.line if bad.count == NAN_LINES else bad.proven
+            return
+        self.bad_losses.pop(event.key, None)
+        for key, bad in list(self.bad_losses.items()):
+            bad.since += 1
+            if bad.since >= max(ADVANCES, bad.count):
+                del self.bad_losses[key]
+
+
+class BadLosses(msgspec.Struct):
+    """Losses of one kind of line that were no numbers: the first, how many, and the one that proved it.
+
+    `since` counts the good losses that lines of other kinds have told after the last of them.
+    """
+
+    first: Line
+    count: int = 0
+    since: int = 0
+    proven: Line | None = None
+
+
+def _is_caught(one: Observation) -> bool:
+    """Whether an exception was caught, as far as its report tells, by a process that has no peers."""
+    return one.origin is Origin.TRACEBACK and not one.fatal and one.rank is None and not one.line.stream
 
 
 def _says_more(earlier: Observation, later: Observation) -> bool:
@@ -158,14 +218,15 @@ def split(events: Iterable[Event]) -> list[Episode]:
             if now.begun and now.is_over() and event.strength >= OWN:
                 now = Episode()
                 episodes.append(now)
-            now.fail(event)
-        elif isinstance(event, Begin):
+            if not now.is_aftermath(event):
+                now.fail(event)
+        elif isinstance(event, Begin | Rest):
             now.begun = bool(now.failures)
+            now.ended = now.ended and isinstance(event, Rest)
         elif isinstance(event, Stop):
             now.stop = event.order
         elif isinstance(event, End):
-            now.ended = True
-            now.failures = [one for one in now.failures if one.fatal and one.strength > SUMMARY]
+            now.end()
         elif isinstance(event, Gap):
             if event.went_on and now.failures:
                 if now.is_over() and now.begun:
@@ -179,16 +240,14 @@ def split(events: Iterable[Event]) -> list[Episode]:
 
 def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float]) -> None:
     now = episodes[-1]
-    if event.loss is not None:
-        began, count = now.bad_losses.pop(event.key, (event.line, 0))
-        if not math.isfinite(event.loss):
-            now.bad_losses[event.key] = began, count + 1
+    now.lose(event)
+    now.advanced += 1
     former = steps.get(event.key)
     if now.failures:
         if former is not None and event.step is not None and event.step <= former - BEHIND and now.is_over():
             now.went_back += 1
         now.advances.add((event.key, event.step))
-        if now.went_back < WENT_BACK and len(now.advances) < ADVANCES:
+        if now.went_back < WENT_BACK and len(now.advances) < now.needed():
             return
         first = min(
             (step for key, step in now.advances if key == event.key and step is not None), default=None
@@ -206,12 +265,14 @@ def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float]) -
 class Failures(msgspec.Struct, frozen=True):
     """What one crash consists of, in the order in which it was told: its root, and all of its failures.
 
-    `overcome`: a later run in the same log has ended well.
+    `overcome`: a later run in the same log has ended well. `proven` is the line up to which the log has to be
+    read to know of it.
     """
 
     root: Observation
     all: tuple[Observation, ...]
     facts: Facts
+    proven: Line
     overcome: bool = False
 
 
@@ -234,7 +295,8 @@ def combine(parts: Sequence[Failures]) -> Failures:
     """The parts that the logs of one run tell of the same crash, as one."""
     parts = sorted(parts, key=lambda one: one.root.time or 0.0)
     together = tuple(failure for part in parts for failure in part.all)
-    return Failures(choose_root(together), together, parts[-1].facts)
+    root = choose_root(together)
+    return Failures(root, together, parts[-1].facts, root.line)
 
 
 def _failures(episode: Episode, facts: Facts | None, machine: Sequence[Observation]) -> Failures | None:
@@ -247,7 +309,12 @@ def _failures(episode: Episode, facts: Facts | None, machine: Sequence[Observati
         failures += [] if status is None else [status]
     types = {one.type for one in failures}
     failures += [one for one in machine if one.fatal or types & _EXPLAINS.get(one.type, set())]
-    if (numerical := _numerical(episode, failures)) is not None:
+    bad = _numerical(episode, failures)
+    if bad is not None:
+        line = bad[0]
+        numerical = Observation(
+            line, Origin.LOSS, "numerical", "nan_loss", OWN, True, rank=line.rank, time=line.time
+        )
         failures = [numerical, *(replace(one, strength=min(one.strength, CASCADE)) for one in failures)]
     if status is None:
         if not any(
@@ -256,7 +323,10 @@ def _failures(episode: Episode, facts: Facts | None, machine: Sequence[Observati
             return None
         if episode.ended and not any(one.fatal for one in failures):
             return None
-    return Failures(choose_root(failures), tuple(failures), facts or Facts()) if failures else None
+    if not failures:
+        return None
+    root = choose_root(failures)
+    return Failures(root, tuple(failures), facts or Facts(), root.line if bad is None else bad[1])
 
 
 def _is_last_word(one: Observation, episode: Episode) -> bool:
@@ -286,9 +356,23 @@ def choose_root(failures: Sequence[Observation]) -> Observation:
     candidates = [one for one in failures if one.strength == best]
     fatal = [one for one in candidates if one.fatal]
     proven = [one for one in candidates if one.origin is not Origin.LINE]
-    chosen = (fatal or proven or candidates)[0]
+    chosen = _last_survived(fatal or proven or candidates)
     # The same failure is often told before it ends the process: by a logger, a tracker, another rank.
-    return next(one for one in candidates if _is_same(one, chosen))
+    return next(one for one in candidates if _is_same(one, chosen) and not _was_survived(one, chosen))
+
+
+def _last_survived(candidates: Sequence[Observation]) -> Observation:
+    """The first, unless its process lived on and died of another."""
+    chosen = candidates[0]
+    for one in candidates[1:]:
+        alone = chosen.origin is one.origin is Origin.TRACEBACK and not chosen.line.stream + one.line.stream
+        if alone and one.type != chosen.type and one.spoken - chosen.spoken >= SPOKE_ON:
+            chosen = one
+    return chosen
+
+
+def _was_survived(one: Observation, later: Observation) -> bool:
+    return one.origin is Origin.LINE and later.advances - one.advances >= ADVANCES_ALONE
 
 
 def _is_same(one: Observation, other: Observation) -> bool:
@@ -325,18 +409,22 @@ def _status(facts: Facts) -> Observation | None:
     return Observation(line, Origin.STATUS, kind, cause, strength, True, time=facts.time)
 
 
-def _numerical(episode: Episode, failures: Sequence[Observation]) -> Observation | None:
-    """A loss that was no number up to the end, unless something else than that has ended the run."""
-    bad = [line for line, _ in episode.bad_losses.values()]
-    if all(count < NAN_LINES for _, count in episode.bad_losses.values()):
+def _numerical(episode: Episode, failures: Sequence[Observation]) -> tuple[Line, Line] | None:
+    """Of losses that were no numbers up to the end the first, and the one that proved it.
+
+    None where something else than that has ended the run.
+    """
+    bad = [one for one in episode.bad_losses.values() if one.count >= NAN_LINES]
+    if not bad:
         return None
     strongest = max((one.strength for one in failures), default=0)
     if strongest >= COLLECTIVE and not any(
         one.type in _NAN_DIES_OF for one in failures if one.strength >= OWN
     ):
         return None
-    line = min(bad, key=lambda one: one.offset)
-    return Observation(line, Origin.LOSS, "numerical", "nan_loss", OWN, True, rank=line.rank, time=line.time)
+    first = min((one.first for one in episode.bad_losses.values()), key=lambda line: line.offset)
+    proven = min((one.proven for one in bad if one.proven is not None), key=lambda line: line.offset)
+    return first, proven
 
 
 def describe(found: Failures) -> Crash:
@@ -355,8 +443,7 @@ def describe(found: Failures) -> Crash:
         for one in list(others.values())[:CONSEQUENCES]
     )
     shown = [root, *same[: EVIDENCE - 1]]
-    times = [one.time for one in (root, *failures) if one.time is not None]
-    at = times[0] if times else facts.time
+    at = time_of(found)
     return Crash(
         root.type,
         root.cause,
@@ -371,6 +458,12 @@ def describe(found: Failures) -> Crash:
         fingerprint(root),
         None if at is None else text_of(at),
     )
+
+
+def time_of(found: Failures) -> float | None:
+    """When it happened, in seconds since 1970; what the kernel told of others does not say."""
+    own = [one for one in (found.root, *found.all) if one.fatal or one.origin is not Origin.KERNEL]
+    return next((one.time for one in own if one.time is not None), found.facts.time)
 
 
 def _evidence(one: Observation) -> Evidence:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
+from trainguard.diagnosis.records import RECORD_LIMIT, parse_record
 from trainguard.diagnosis.values import Line
 from trainguard.progress import without_escapes
 
@@ -18,7 +19,7 @@ _STREAMS = (
     re.compile(r"^\[(?P<rank>\d+)\]:? ?(?=Traceback|  File)"),  # accelerate, horovod
     re.compile(r"^\((?:[\w.:<>+-]+(?:\([^)]*\))? pid=\d+(?:, ip=[\d.]+)?)\) ?"),  # ray
     re.compile(r"^(?:[\w.-]+)(?: +\| )(?=\s*(?:Traceback|File |[\w.]+(?:Error|Exception)\b))"),  # compose
-    re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?:std(?:out|err)) [FP] "),  # CRI
+    re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?P<stream>std(?:out|err)) [FP] "),  # CRI
 )
 # What loggers put before a message; whose line it is they do not tell.
 _LOGGERS = (
@@ -49,20 +50,33 @@ def cut_lines(content: bytes, file: str, start: int, number: int | None) -> Iter
         if number is not None:
             number += content.count(b"\n", counted, at)
             counted = at
-        yield read_line(raw, file, start + at, number)
+        yield from read_lines(raw, file, start + at, number)
 
 
-def read_line(raw: bytes, file: str, offset: int, number: int | None) -> Line:
-    """One segment understood."""
+def read_lines(raw: bytes, file: str, offset: int, number: int | None) -> Iterator[Line]:
+    """One segment understood: a line, or those that a logger's record stands for, all at the same place."""
+    record = None
+    if len(raw) <= RECORD_LIMIT and (b'{"' in raw or b"\\n" in raw):
+        record = parse_record(raw.decode("utf-8", "replace"))
+    if record is None:
+        yield _read_line(raw, file, offset, number)
+        return
+    for text in record.lines:
+        yield _read_line(text.encode("utf-8", "replace"), file, offset, number, record.time)
+
+
+def _read_line(
+    raw: bytes, file: str, offset: int, number: int | None, time: str | float | None = None
+) -> Line:
     raw = without_escapes(raw)
     if len(raw) > TEXT_LIMIT:
         # A bar can have been rewritten thousands of times before the message that it is glued to.
         raw = raw[: TEXT_LIMIT // 2] + b" ... " + raw[-TEXT_LIMIT // 2 :]
     text = raw.replace(b"\0", b"").decode("utf-8", "replace").rstrip()
-    body, rank, stream, time = text, None, "", None
+    body, rank, stream = text, None, ""
     while (match := _prefix(body)) is not None and match.end():
         # A launcher puts its name before what torch has put its own before.
-        stream += match[0].strip()
+        stream += match.groupdict().get("stream") or match[0].strip()
         ranked = match.groupdict().get("rank")
         rank = rank if ranked is None else int(ranked)
         body = body[match.end() :]
@@ -72,8 +86,10 @@ def read_line(raw: bytes, file: str, offset: int, number: int | None) -> Line:
             break
     if rank is None and "ank" in text and (match := _RANK.search(text)):
         rank = int(match["rank"])
-    if ":" in text and (match := _TIME.search(text)):
-        time = _wall(match)
+    if isinstance(time, str) or time is None:
+        told = time or text
+        match = _TIME.search(told) if ":" in told else None
+        time = None if match is None else _wall(match)
     return Line(file, number, offset, text, body, rank, stream, time)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from trainguard.crash_types import CAUSES, EXCEPTIONS, POINTERS, type_of_exception
-from trainguard.diagnosis import tracebacks
+from trainguard.diagnosis import advancing, tracebacks
 from trainguard.diagnosis.tracebacks import Traceback
 from trainguard.diagnosis.values import (
-    Advance,
     Begin,
     End,
     Event,
@@ -18,10 +17,9 @@ from trainguard.diagnosis.values import (
     Matcher,
     Observation,
     Origin,
+    Rest,
     Stop,
 )
-from trainguard.progress import Role as Progress
-from trainguard.progress import parse_segment
 from trainguard.signatures import Role, Signature
 
 # How good a candidate for the root an observation is: what the kernel, the driver and an out-of-memory killer
@@ -34,14 +32,6 @@ MESSAGE_LINES = 12
 # So many lines without a time of their own may follow one that has it.
 TIME_LINES = 300
 
-_WORK = re.compile(
-    r"(?i)\b(?:epochs?|iter(?:ation)?s?|(?:global[_ ])?steps?|batch(?:es)?|update)\b\W{0,4}\[?(?P<step>\d+)[^\d.]"
-)
-_LOSS = re.compile(
-    r"(?i)(?<![\w.])(?P<prefix>[\w/]*?)loss\w*['\"]?\s*[:=]?\s*['\"(]*"
-    r"(?P<loss>[-+]?(?:nan|inf(?:inity)?|\d+\.?\d*(?:e[-+]?\d+)?))(?!\w)"
-)
-_EVALUATED = re.compile(r"(?i)val|eval|test|dev|best|min|smooth")
 _SAMPLE = re.compile(r"^Caught \w+ in (?:DataLoader worker process|replica|pin memory thread)")
 _ABORTED = re.compile(r"(?i)abort|terminate called|SIGABRT|signal 6\b")
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*: (?P<code>-?\d+) +\(pid: (?P<pid>\d+)\)")
@@ -88,17 +78,18 @@ class Observer:
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
         self._reports = tracebacks.Reader()
+        self._training = advancing.Reader()
         self._blamed = False
         self._blamed_rank: int | None = None
         self._time: float | None = None
         self._since_time = 0
-        self._order = 0
+        self._order = self._spoken = 0
         self._pending: Observation | None = None
 
-    def observe(self, lines: Iterable[Line | Gap]) -> Iterator[Event]:
+    def observe(self, lines: Iterable[Line | Gap | Rest]) -> Iterator[Event]:
         """The events, in the order of the lines."""
         for line in lines:
-            if isinstance(line, Gap):
+            if isinstance(line, Gap | Rest):
                 yield from self._settled()
                 yield line
                 continue
@@ -125,7 +116,8 @@ class Observer:
     def _told(self, one: Observation) -> Observation:
         """A failure with its place in the log; its time is its line's, or the last one told not long before."""
         last = self._time if self._since_time <= TIME_LINES else None
-        return replace(one, order=self._order, time=one.line.time if one.line.time is not None else last)
+        time = one.line.time if one.line.time is not None else last
+        return replace(one, order=self._order, spoken=self._spoken, time=time)
 
     def _keep_time(self, line: Line) -> None:
         self._since_time += 1
@@ -166,7 +158,8 @@ class Observer:
             return
         row = _first(self._matcher(line.text))
         if row is None or row.role in (Role.ADVICE, Role.TEARDOWN):
-            if row is None and (advance := _advance(line)) is not None:
+            self._spoken += row is None
+            if row is None and (advance := self._training.read(line)) is not None:
                 yield from self._settled()
                 yield advance
             return
@@ -190,7 +183,7 @@ class Observer:
             yield End(line)
         else:
             yield self._told(_observation(line, row, Origin.LINE, fatal=row.fatal))
-        if (advance := _advance(line)) is not None:
+        if (advance := self._training.read(line)) is not None:
             yield advance
 
     def _of_report(self, report: Traceback) -> Iterator[Event]:
@@ -238,8 +231,6 @@ def _observation(
     line: Line, row: Signature, origin: Origin, fatal: bool, report: Traceback | None = None
 ) -> Observation:
     crash_type = row.crash_type or "unknown"
-    match = re.search(row.pattern, line.text)
-    facts = {} if match is None else {name: text for name, text in match.groupdict().items() if text}
     return Observation(
         line,
         origin,
@@ -251,7 +242,7 @@ def _observation(
         exception=None if report is None else report.name,
         place="" if report is None else report.place,
         rank=line.rank,
-        facts=facts,
+        facts=row.facts_in(line.text),
     )
 
 
@@ -301,27 +292,3 @@ def _exception(report: Traceback) -> Observation:
         place=report.place,
         rank=report.final.rank,
     )
-
-
-def _advance(line: Line) -> Advance | None:
-    """What a line says of training, by the formats that are known, else by its look."""
-    body = line.body
-    for mark in parse_segment(body.encode()):
-        if mark.role in (Progress.TRAINING, Progress.BAR, Progress.SIGN) and not mark.finished:
-            loss = mark.loss if mark.loss is not None else _loss(body)
-            return Advance(line, f"{mark.source}|{mark.key}", mark.step, loss)
-    if match := _WORK.search(body):
-        loss = _loss(body)
-        if loss is not None or "loss" in body.lower() or "acc" in body.lower():
-            return Advance(line, "look", float(match["step"]), loss)
-    return None
-
-
-def _loss(body: str) -> float | None:
-    """The training loss in a line of no known format: the first that is not an evaluation's."""
-    for match in _LOSS.finditer(body):
-        if not _EVALUATED.search(match["prefix"]) and not _EVALUATED.search(
-            body[max(0, match.start() - 12) : match.start()]
-        ):
-            return float(match["loss"])
-    return None

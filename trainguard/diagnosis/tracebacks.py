@@ -9,6 +9,8 @@ from trainguard.diagnosis.values import Line
 HEADER = "Traceback (most recent call last)"
 HANDLING = "During handling of the above exception"
 CAUSED = "The above exception was the direct cause"
+# Where a logger was called, which is no report of an exception.
+STACK = "Stack (most recent call last)"
 # So many lines of others may stand between a frame and the final line; then the report is torn.
 PATIENCE = 60
 
@@ -100,6 +102,7 @@ class Reader:
         self._chain: dict[str, tuple[Traceback, bool | None]] = {}
         self._child: set[str] = set()
         self._ignored: set[str] = set()
+        self._stacks: set[str] = set()
 
     def read(self, line: Line) -> tuple[bool, list[Traceback]]:
         """Whether the line is part of a report, and the reports that end with it."""
@@ -108,6 +111,13 @@ class Reader:
         if at >= 0:
             self._begin(line)
             return True, []
+        if STACK in body:
+            self._stacks.add(stream)
+            return True, []
+        if stream in self._stacks:
+            if _INDENTED.match(body):
+                return True, []
+            self._stacks.discard(stream)
         if body.startswith((HANDLING, CAUSED)):
             if stream in self._chain:
                 self._chain[stream] = (self._chain[stream][0], body.startswith(CAUSED))

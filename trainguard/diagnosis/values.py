@@ -49,7 +49,8 @@ class Observation(msgspec.Struct, frozen=True):
 
     `strength` ranks the candidates for the root, see `judging`. `fatal`: its process ended by it.
     `place` is the innermost function of the user's own code in a traceback. `chained` is the final line of the
-    exception that this one followed, `caused` whether as its direct cause. `order` counts the lines before it.
+    exception that this one followed, `caused` whether as its direct cause. `order` counts the lines before it,
+    `spoken` those of them that tell of no failure, `advances` the advances of training before it.
     """
 
     line: Line
@@ -65,6 +66,8 @@ class Observation(msgspec.Struct, frozen=True):
     facts: Mapping[str, str] = msgspec.field(default_factory=dict)
     time: float | None = None
     order: int = 0
+    spoken: int = 0
+    advances: int = 0
     chained: Line | None = None
     caused: bool = False
 
@@ -84,6 +87,10 @@ class Begin(msgspec.Struct, frozen=True):
     line: Line
 
 
+class Rest(msgspec.Struct, frozen=True):
+    """Nothing was written here for a while, as an earlier look at the log has seen."""
+
+
 class End(msgspec.Struct, frozen=True):
     """A run has ended well here."""
 
@@ -96,7 +103,7 @@ class Stop(msgspec.Struct, frozen=True):
     order: int
 
 
-Event = Observation | Advance | Begin | End | Gap | Stop
+Event = Observation | Advance | Begin | Rest | End | Gap | Stop
 
 Matcher = Callable[[str], Sequence[Signature]]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard import files
-from trainguard.command_line import error_sentence
+from trainguard.command_line import counted, error_sentence
 from trainguard.gpu import Gpus, ask_gpus
-from trainguard.kernel_log import KernelLine, parse_kernel_log, read_kernel_log
+from trainguard.kernel_log import KernelLine, has_kernel_lines, parse_kernel_log, read_kernel_log
 from trainguard.launchers import read_slurm_state
 
 KERNEL_LIMIT = 256 << 20
+BLOCK = 1 << 20
 SLURM_SECONDS = 15.0
 
 
@@ -36,7 +36,7 @@ def gather(
     state = None
     try:
         if kernel_file is not None:
-            lines = parse_kernel_log(files.read_small(kernel_file, KERNEL_LIMIT), now_wall=time.time())
+            lines = parse_kernel_log(read_kernel_file(kernel_file, notes), now_wall=time.time())
         elif kernel:
             lines = read_kernel_log()
     except OSError as error:
@@ -57,6 +57,30 @@ def gather(
         except (OSError, TimeoutError) as error:
             notes.append(f"job {slurm_job}: {error_sentence(error)}")
     return Evidence(tuple(lines), foreign, state)
+
+
+def read_kernel_file(path: Path, notes: list[str], limit: int = KERNEL_LIMIT) -> bytes:
+    """The first `limit` bytes of a kernel log, compressed or not; what is wrong with it is a note. Raises OSError."""
+    from trainguard.scanner import reading  # a scan without a kernel log does without
+
+    stream, _ = reading.open_log(path)
+    content = bytearray()
+    block = memoryview(bytearray(BLOCK))
+    with stream:
+        try:
+            source, _ = reading.decompressed(stream)
+            while len(content) <= limit and (count := source.readinto(block)):
+                content += block[:count]
+        except reading.damage_errors() as error:
+            read = counted(len(content), "byte")
+            notes.append(f"{path}: damaged or cut short, {read} of it were read ({error_sentence(error)})")
+    if len(content) > limit:
+        notes.append(f"{path}: only its first {limit} bytes are read")
+        del content[limit:]
+    told = bytes(content)
+    if not has_kernel_lines(told):
+        notes.append(f"{path}: no line in it is marked as the kernel's; dmesg and journalctl -k print such")
+    return told
 
 
 def foreign_processes(answer: Gpus) -> tuple[str, ...]:
@@ -80,7 +104,8 @@ def faults_of(answer: Gpus) -> tuple[str, ...]:
             found.append(f"GPU {one.index}: {one.error}")
         if one.uncorrected_volatile:
             found.append(
-                f"GPU {one.index}: {one.uncorrected_volatile} uncorrected memory errors since the driver started"
+                f"GPU {one.index}: {counted(one.uncorrected_volatile, 'uncorrected memory error')} "
+                "since the driver started"
             )
         if one.remapped is not None and one.remapped.failed:
             found.append(

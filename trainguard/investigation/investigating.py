@@ -11,7 +11,7 @@ import msgspec
 
 from trainguard import diagnosis, scanner
 from trainguard.config import ExpectedError
-from trainguard.diagnosis import Crash, Facts, Failures, Gap, Line, Observation
+from trainguard.diagnosis import Crash, Facts, Failures, Gap, Line, Observation, Rest
 from trainguard.investigation.evidence import Evidence
 from trainguard.investigation.sources import Source, name_of_run
 from trainguard.kernel_log import KernelLine
@@ -132,8 +132,18 @@ def since(report: Report, moment: float | None) -> Report:
     """The report without what is known to be older than `moment` (seconds since 1970)."""
     if moment is None:
         return report
-    kept = tuple(one for one in report.crashes if (seconds_of(one.time) or moment) >= moment)
+    kept = tuple(one for one in report.crashes if _latest(one, moment) >= moment)
     return msgspec.structs.replace(report, crashes=kept)
+
+
+def _latest(crash: Crash, unknown: float) -> float:
+    """When a crash happened, or where its log does not tell, when something was last written there."""
+    if (at := seconds_of(crash.time)) is not None:
+        return at
+    try:
+        return Path(crash.root.file).stat().st_mtime
+    except OSError:
+        return unknown
 
 
 def tell(readings: Sequence[Reading]) -> tuple[Crash, ...]:
@@ -146,24 +156,25 @@ def tell(readings: Sequence[Reading]) -> tuple[Crash, ...]:
         last = [part.pop() for part in parts if part]
         found += [one for part in parts for one in part]
         found += [diagnosis.combine(last)] if last else []
-    dated = sorted(enumerate(found), key=lambda item: (_time_of(item[1]) or 0.0, item[0]), reverse=True)
+    dated = sorted(
+        enumerate(found), key=lambda item: (diagnosis.time_of(item[1]) or 0.0, item[0]), reverse=True
+    )
     return tuple(diagnosis.describe(one) for _, one in dated)
 
 
 def _is_fresh(found: Failures, source: Source) -> bool:
-    line = found.root.line
-    return line.offset >= source.fresh or line.file != source.path
+    """Whether it was not known when the log was read before, or has gone on since with a failure of its own."""
+    told = [
+        found.proven,
+        *(one.line for one in found.all if one.fatal and one.strength >= found.root.strength),
+    ]
+    return any(line.offset >= source.fresh or line.file != source.path for line in told)
 
 
 def _overcome(found: Failures, source: Source) -> str:
     line = found.root.line
     where = f"offset {line.offset}" if line.number is None else f"line {line.number}"
     return f"{source.path}: an earlier run crashed ({found.root.type}, {where}); the last one has ended well"
-
-
-def _time_of(found: Failures) -> float | None:
-    times = [one.time for one in found.all if one.time is not None]
-    return times[0] if times else found.facts.time
 
 
 def _examine(
@@ -188,7 +199,7 @@ def _examine(
 def _failures(source: Source, scan: Scan, knowledge: Knowledge, evidence: Evidence) -> list[Failures]:
     facts = _with_evidence(source.facts, evidence)
     observer = diagnosis.Observer(knowledge.matcher)
-    events = list(observer.observe(_lines(scan)))
+    events = list(observer.observe(_with_rest(_lines(scan), source)))
     pids = {int(pid) for event in events for pid in _pids(event)} | (
         facts.pids if facts is not None else set()
     )
@@ -205,6 +216,15 @@ def _lines(scan: Scan) -> Iterator[Line | Gap]:
         yield from diagnosis.cut_lines(piece.content, scan.file, piece.start, piece.line)
     for gap in gaps.values():
         yield Gap(gap.went_on)
+
+
+def _with_rest(lines: Iterable[Line | Gap], source: Source) -> Iterator[Line | Gap | Rest]:
+    rested = not source.at_rest
+    for line in lines:
+        if not rested and isinstance(line, Line) and line.offset >= source.fresh:
+            rested = True
+            yield Rest()
+        yield line
 
 
 def is_progress(line: bytes) -> bool:

@@ -11,15 +11,15 @@ import msgspec
 
 from trainguard import files
 from trainguard.config import Settings
-from trainguard.history import History, find_rotated, resume_at
-from trainguard.incidents import HUNG, IncidentRecord
-from trainguard.moments import seconds_of
+from trainguard.history import History, Resumption, find_rotated, resume_at
+from trainguard.incidents import IncidentRecord, facts_of
 
 if TYPE_CHECKING:  # it takes a while to load, and a scan with nothing new does without
     from trainguard.diagnosis import Facts
 
 FOLDER_PATTERNS = ("*.log", "*.out", "*.err")
 FOLDER_LIMIT = 2000
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # So much before a position is read again, so that a failure that was being written then is seen whole.
 OVERLAP = 256 << 10
 _RANK_PART = re.compile(
@@ -30,14 +30,16 @@ _RANK_PART = re.compile(
 class Source(msgspec.Struct, frozen=True):
     """A log, or a part of it, to investigate: bytes `start` to `end` of the file at `path` (`-`: stdin).
 
-    Failures before offset `fresh` were told before. `facts` are what is known of the run that wrote this part,
-    `text` is what is left of a part whose file is gone, `inode` the file's as it was found.
+    Failures before offset `fresh` were told before, and the log was `at_rest` then. `facts` are what is known of
+    the run that wrote this part, `text` is what is left of a part whose file is gone, `inode` the file's as it was
+    found.
     """
 
     path: str
     start: int = 0
     end: int | None = None
     fresh: int = 0
+    at_rest: bool = False
     facts: Facts | None = None
     incident: str | None = None
     text: bytes | None = None
@@ -70,12 +72,11 @@ def plan(
     settings: Settings,
     history: History | None,
     records: Sequence[IncidentRecord],
-    rotated: bool,
     notes: list[str],
 ) -> list[Source]:
     """What the logs of config.yaml hold that was not read before, cut where the watchdog saw a run end.
 
-    Without `history` that is all of them.
+    Without `history` that is all of them. A log that was rotated away since is read to its end first.
     """
     sources: list[Source] = []
     for path in expand(list_logs(settings), notes):
@@ -89,30 +90,31 @@ def plan(
             continue
         if resumption.note is not None:
             notes.append(resumption.note)
-        switched = rotated and position is not None and resumption.note is not None
+        switched = position is not None and resumption.note is not None
         old = find_rotated(path, position) if switched and position is not None else None
         if old is not None and position is not None:
-            sources.append(Source(str(old), max(0, position.offset - OVERLAP), fresh=position.offset))
+            fresh = position.offset - position.unfinished
+            sources.append(Source(str(old), max(0, fresh - OVERLAP), None, fresh, position.at_rest))
         if resumption.offset < about.st_size or position is None:
             mine = [one for one in records if one.log.get("file") == str(path)]
-            parts = _cut(path, resumption.offset, about.st_size, mine)
+            parts = _cut(path, resumption, about.st_size, mine)
             sources += [msgspec.structs.replace(part, inode=about.st_ino) for part in parts]
     return sources
 
 
-def _cut(path: Path, offset: int, size: int, records: Sequence[IncidentRecord]) -> list[Source]:
-    """The part of a log from `offset` on: each run that ended in an incident for itself, with what is known."""
+def _cut(path: Path, read: Resumption, size: int, records: Sequence[IncidentRecord]) -> list[Source]:
+    """The part of a log that was not read: each run that ended in an incident for itself, with what is known."""
     ranges = [(int(one.log["start"]), int(one.log["end"]), one) for one in records]
     ranges = sorted(
-        (one for one in ranges if offset < one[1] <= size and one[0] < one[1]), key=lambda one: one[0]
+        (one for one in ranges if read.offset < one[1] <= size and one[0] < one[1]), key=lambda one: one[0]
     )
     sources = []
-    if not ranges or offset < ranges[0][0]:
+    if not ranges or read.offset < ranges[0][0]:
         end = ranges[0][0] if ranges else None
-        sources.append(Source(str(path), max(0, offset - OVERLAP), end, fresh=offset))
+        sources.append(Source(str(path), max(0, read.fresh - OVERLAP), end, read.fresh, read.at_rest))
     for start, end, record in ranges:
         facts = facts_of(record)
-        sources.append(Source(str(path), start, end, offset, facts, record.id))
+        sources.append(Source(str(path), start, end, read.fresh, False, facts, record.id))
     if ranges and ranges[-1][1] < size:
         sources.append(Source(str(path), ranges[-1][1]))
     return sources
@@ -126,11 +128,13 @@ def source_of(record: IncidentRecord) -> Source:
     except OSError:
         whole = False
     text = None if whole else "\n".join(record.last_lines).encode()
-    return Source(path, start, end, 0, facts_of(record), record.id, text)
+    return Source(path, start, end, facts=facts_of(record), incident=record.id, text=text)
 
 
 def shortened(source: Source, count: int) -> Source:
-    """The last `count` lines of a source only; of what cannot be measured, all of it."""
+    """The last `count` lines of a source only; of what cannot be measured, or is compressed, all of it."""
+    if Path(source.path).suffix in COMPRESSED:
+        return source
     try:
         start = files.start_of_last_lines(Path(source.path), count, source.end)
     except OSError:
@@ -157,29 +161,3 @@ def name_of_run(source: Source) -> str:
     `job_17.out` and `job_17.err` differ in; any two other logs are of two runs.
     """
     return f"{_RANK_PART.sub('', source.path)}:{source.start}:{source.incident or ''}"
-
-
-def facts_of(record: IncidentRecord) -> Facts:
-    """What the watchdog's incident knows of how its run ended."""
-    from trainguard.diagnosis import Facts
-
-    ended, host = record.ending, (record.snapshot or {}).get("host")
-    host = host if isinstance(host, dict) else {}
-    disks = host.get("disks")
-    free = {
-        str(disk["path"]): int(disk["free"])
-        for disk in (disks if isinstance(disks, list) else [])
-        if isinstance(disk, dict) and isinstance(disk.get("free"), int) and "path" in disk
-    }
-    memory = host.get("memory_available")
-    pids = {record.pid, *(one.get("pid") for one in record.orphans)}
-    return Facts(
-        exit_code=None if ended is None else ended.exit_code,
-        signal=None if ended is None else ended.signal,
-        hang=HUNG if record.kind == "hang" else None,
-        time=seconds_of(record.time),
-        free_bytes=free,
-        memory_available=memory if isinstance(memory, int) else None,
-        oom_kills=record.oom_kills,
-        pids=frozenset(pid for pid in pids if isinstance(pid, int)),
-    )

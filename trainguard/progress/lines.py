@@ -103,7 +103,11 @@ def parse_epoch(text: bytes | None) -> float | None:
     return number if number is not None and math.isfinite(number) and number >= 0 else None
 
 
-_NUMBER = rb"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[nN]a[nN]|[iI]nf(?:inity)?)(?![\w.])"
+# A bar of tqdm puts `.0` behind what has no point: `nan.0`.
+_NUMBER = (
+    rb"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])"
+    rb"|(?:[nN][aA][nN]|[iI]nf(?:inity)?|INF)(?=(?:\.0)?(?![\w.])))"
+)
 _ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _RANK = re.compile(rb"^\[(?:rank|default)[0-9]+\]: ?")  # torchrun --tee, and torch's own messages
 _PAIR = re.compile(rb"""(['"])(\w+)\1: ?(['"]?)(""" + _NUMBER + rb""")\3(?=[,}])""")

@@ -25,7 +25,10 @@ STRUCTURE = (
     r"[A-Za-z_](?:Error|Exception|Interrupt|Exit|Abort|Timeout|Expired)(?:: |:?\s*$)",
     r"During handling of the above exception",
     r"The above exception was the direct cause",
-    r"(?i)loss(?:=|: {0,2}| ?= ?|['\"]: ?['\"]?| )(?:nan|inf)\b",
+    # A loss that is no number, one that Transformers does not show, and one in a column of Ultralytics.
+    r"(?i)loss(?:=|: {0,2}| ?= ?| : ?|['\"]: ?['\"]?| )(?:tensor\(|array\()?-?(?:nan|inf)\b",
+    r"grad_norm['\"]: ?['\"]?nan\b",
+    r"[0-9]G {6,8}nan ",
     r"exitcode\s*: -?[0-9]+ +\(pid: ",
 )
 
@@ -37,6 +40,7 @@ _WEAK_PARTS = (
     (r"\b(?:mkdir|touch|cp|mv|tee|rm|ln|chmod|chown|ls|cat|tar|install): [^\n]*", ""),
     (r"(?:it/s|s/it|B/s)[^\]\n]*\]\s*", r"\]\s*"),
     (r"(?i:error|failure)", r"[A-Za-z]{5,7}"),
+    (r"[Tt]rying|[Tt]ry|[Tt]esting|[Dd]ecreasing|[Rr]educing|[Hh]alving", r"[A-Za-z]{3,10}"),
     (
         r"(?:CUDA|HIP)(?: driver)? error(?: \([^)]*\)| \S+:\d+)?: '?invalid argument"
         r"|Cuda error \S+:\d+ 'invalid argument'",
@@ -67,7 +71,14 @@ class Database:
     def __init__(self, compiled: hyperscan.Database, notes: Sequence[str] = ()) -> None:
         self.notes = tuple(notes)
         self._compiled = compiled
+        self._scratch = compiled.scratch
         self._found: list[tuple[int, int]] = []
+
+    def sibling(self) -> "Database":
+        """The same patterns for another thread."""
+        sibling = Database(self._compiled)
+        sibling._scratch = self._scratch.clone()
+        return sibling
 
     def find(self, text: memoryview | bytes) -> list[tuple[int, int]] | None:
         """The ends of all matches with their pattern's number, in order; None where there are too many."""
@@ -83,7 +94,7 @@ class Database:
     ) -> bool:
         self._found.clear()
         try:
-            self._compiled.scan(text, handler)  # type: ignore[type-var]
+            self._compiled.scan(text, handler, scratch=self._scratch)  # type: ignore[type-var]
         except hyperscan.ScanTerminated:
             return True
         return False

@@ -1,16 +1,20 @@
 """The rows of signatures: how they are read and what is refused."""
 
+import functools
 import re
 from enum import Enum
 from pathlib import Path
 
 import msgspec
+import regex
 import yaml
 
 from trainguard.crash_types import CAUSES, TYPES
 
 FOLDER = Path(__file__).parent
 SIZE_LIMIT = 1 << 20
+# Processor time; a sound row takes microseconds, and milliseconds for a line that was written against it.
+SEARCH_SECONDS = 0.5
 
 
 class Role(str, Enum):
@@ -48,6 +52,18 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The type, by itself or through the cause."""
         return self.type if self.type is not None or self.cause is None else CAUSES[self.cause].type
 
+    def search(self, text: str) -> "regex.Match[str] | None":
+        """Where the pattern matches in one line. Raises TimeoutError after SEARCH_SECONDS."""
+        return _compiled(self.pattern).search(text, timeout=SEARCH_SECONDS)
+
+    def facts_in(self, text: str) -> dict[str, str]:
+        """What the pattern's named groups hold in one line; nothing where that takes too long to find."""
+        try:
+            match = self.search(text)
+        except TimeoutError:
+            return {}
+        return {} if match is None else {name: held for name, held in match.groupdict().items() if held}
+
 
 class SignatureError(ValueError):
     """A file of signatures that cannot be used; the text says which row and why."""
@@ -81,6 +97,12 @@ def read_rows(file: Path) -> list[Signature]:
     return [_row(file, number, one) for number, one in enumerate(listed, 1)]
 
 
+@functools.cache
+def _compiled(pattern: str) -> "regex.Pattern[str]":
+    # Python's own `re` searches without a limit: a pattern such as `(x|xx)+y` could take years for one line.
+    return regex.compile(pattern)
+
+
 def _row(file: Path, number: int, one: object) -> Signature:
     try:
         row = msgspec.convert(one, Signature)
@@ -88,8 +110,9 @@ def _row(file: Path, number: int, one: object) -> Signature:
         raise SignatureError(f"{file}: row {number}: {error}") from None
     where = f"{file}: row {number} ({row.name})"
     try:
-        expression = re.compile(row.pattern)
-    except re.error as error:
+        re.compile(row.pattern)
+        _compiled(row.pattern)
+    except (re.error, regex.error) as error:
         raise SignatureError(f"{where}: pattern: {error}") from None
     if row.cause is not None and row.cause not in CAUSES:
         raise SignatureError(f"{where}: there is no cause {row.cause}")
@@ -97,8 +120,11 @@ def _row(file: Path, number: int, one: object) -> Signature:
         raise SignatureError(f"{where}: there is no crash type {row.type}")
     if row.crash_type is None and row.role in (Role.ROOT, Role.CASCADE) and row.cause is None:
         raise SignatureError(f"{where}: a type or a cause is missing")
-    if expression.search(row.sample) is None:
-        raise SignatureError(f"{where}: its sample does not match")
-    if expression.search(row.near_miss) is not None:
-        raise SignatureError(f"{where}: its near miss matches")
+    try:
+        if row.search(row.sample) is None:
+            raise SignatureError(f"{where}: its sample does not match")
+        if row.search(row.near_miss) is not None:
+            raise SignatureError(f"{where}: its near miss matches")
+    except TimeoutError:
+        raise SignatureError(f"{where}: pattern: takes too long to search even one line") from None
     return row

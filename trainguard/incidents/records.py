@@ -1,26 +1,23 @@
-"""Incidents: one folder for each crash or hang, with one `incident.json` that tells all that is known of it."""
+"""Records: one `incident.json` for each crash or hang, which tells all that is known of it."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from trainguard import files, snapshots
-from trainguard.cgroup import read_oom_kills
-from trainguard.config import ExpectedError, Settings, clipped
-from trainguard.inquiries import Inquiry
-from trainguard.moments import text_of
+from trainguard import files
+from trainguard.config import ExpectedError, clipped
+from trainguard.moments import seconds_of, text_of
 from trainguard.policy import Ending, How, Incident
-from trainguard.processes import Pollable
+
+if TYPE_CHECKING:  # it costs memory, and only a crash needs it
+    from trainguard.diagnosis import Facts
 
 LAST_LINES = 200
-SNAPSHOT = "snapshot.json"
-DIAGNOSIS = "diagnosis.json"
 HUNG = "no new step within its time"
 LOOK_BYTES = 64 << 10
-_LAST_BYTES = 256 << 10
-_LIMIT = 8 << 20
+LAST_BYTES = 256 << 10
+LIMIT = 8 << 20
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -106,14 +103,14 @@ def record(incidents: Path, incident: Incident, log: Path, oom_kills: int | None
         last_lines=lines,
         snapshot=None if earlier is None else earlier.snapshot,
         oom_kills=oom_kills if earlier is None else earlier.oom_kills,
-        diagnosis=_first_look(incident, log)
-        if earlier is None or earlier.diagnosis is None
-        else earlier.diagnosis,
+        diagnosis=None if earlier is None else earlier.diagnosis,
     )
-    _write(folder, record)
+    if record.diagnosis is None:
+        record = msgspec.structs.replace(record, diagnosis=_first_look(record))
+    write(folder, record)
 
 
-def _write(folder: Path, record: IncidentRecord) -> None:
+def write(folder: Path, record: IncidentRecord) -> None:
     content = msgspec.json.format(msgspec.json.encode(record), indent=2)
     files.write_whole(folder / "incident.json", content, durable=False)
 
@@ -121,7 +118,7 @@ def _write(folder: Path, record: IncidentRecord) -> None:
 def read_record(folder: Path) -> IncidentRecord | None:
     """The incident.json of a folder, None where there is none that can be understood."""
     try:
-        return msgspec.json.decode(files.read_small(folder / "incident.json", _LIMIT), type=IncidentRecord)
+        return msgspec.json.decode(files.read_small(folder / "incident.json", LIMIT), type=IncidentRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -153,6 +150,8 @@ def find_record(incidents: Path, incident_id: str) -> IncidentRecord:
     """One incident by its id, or by `last`. Raises ExpectedError where there is none."""
     records = list_records(incidents)
     found = records[-1:] if incident_id == "last" else [one for one in records if one.id == incident_id]
+    if not found and incident_id != "last" and (folder_of(incidents, incident_id) / "incident.json").exists():
+        raise ExpectedError(f"{folder_of(incidents, incident_id) / 'incident.json'} cannot be understood")
     if not found:
         known = ", ".join(one.id for one in records[-5:])
         raise ExpectedError(
@@ -176,7 +175,7 @@ def _told(ending: Ending) -> Told:
 
 def _last_lines(log: Path, start: int, end: int) -> list[str]:
     try:
-        content = files.read_range(log, max(start, end - _LAST_BYTES), end)
+        content = files.read_range(log, max(start, end - LAST_BYTES), end)
     except OSError:
         return []
     # A progress bar rewrites its line with carriage returns: only what a terminal would show is kept.
@@ -184,119 +183,44 @@ def _last_lines(log: Path, start: int, end: int) -> list[str]:
     return [line.decode(errors="replace") for line in lines if line.strip()][-LAST_LINES:]
 
 
-# --- what children find out about an incident ------------------------------------------------------------------
+def facts_of(record: IncidentRecord) -> "Facts":
+    """What the watchdog's incident knows of how its run ended."""
+    from trainguard.diagnosis import Facts
+
+    ended, host = record.ending, (record.snapshot or {}).get("host")
+    host = host if isinstance(host, dict) else {}
+    disks = host.get("disks")
+    free = {
+        str(disk["path"]): int(disk["free"])
+        for disk in (disks if isinstance(disks, list) else [])
+        if isinstance(disk, dict) and isinstance(disk.get("free"), int) and "path" in disk
+    }
+    memory = host.get("memory_available")
+    pids = {record.pid, *(one.get("pid") for one in record.orphans)}
+    return Facts(
+        exit_code=None if ended is None else ended.exit_code,
+        signal=None if ended is None else ended.signal,
+        hang=HUNG if record.kind == "hang" else None,
+        time=seconds_of(record.time),
+        free_bytes=free,
+        memory_available=memory if isinstance(memory, int) else None,
+        oom_kills=record.oom_kills,
+        pids=frozenset(pid for pid in pids if isinstance(pid, int)),
+    )
 
 
-class Chronicle:
-    """Writes the incidents of one run folder.
-
-    For each new one a child takes a snapshot of the machine, and then another reads the log of the run that
-    ended. What they found is put into the incident's record.
-    """
-
-    def __init__(self, settings: Settings, incidents: Path, helpers: set[int]) -> None:
-        """`helpers` is where a child's number is kept while it may live: it is nobody's orphan."""
-        self._settings = settings
-        self._incidents = incidents
-        self._helpers = helpers
-        self._inquiry: Inquiry | None = None
-        self._oom_kills = read_oom_kills()
-
-    def reload(self, settings: Settings) -> None:
-        """Take new settings, from the next incident on."""
-        self._settings = settings
-
-    def write(self, incident: Incident, log: Path, places: Sequence[Path]) -> None:
-        """Write or renew an incident; `places` are paths whose disks are of interest. Raises OSError."""
-        folder = folder_of(self._incidents, incident.id)
-        is_new = not folder.exists()
-        record(self._incidents, incident, log, self._count_oom_kills() if is_new else None)
-        if is_new:
-            self.stop_asking()
-            command = [sys.executable, "-m", "trainguard.snapshots", *map(str, places)]
-            self._ask(command, folder / SNAPSHOT, snapshots.SECONDS)
-
-    def collect(self, now: float) -> IncidentRecord | None:
-        """Put what a child has found into its incident; the record, once its diagnosis is there. Raises OSError."""
-        if self._inquiry is None or not self._inquiry.is_over(now):
-            return None
-        answer = self._inquiry.answer
-        self.stop_asking()
-        if answer.name == SNAPSHOT:
-            _add(answer, snapshot=snapshots.read_snapshot(answer))
-            config = ["--config", str(self._settings.path)]
-            command = [
-                sys.executable,
-                "crash_detector.py",
-                *config,
-                "--incident",
-                answer.parent.name,
-                "--json",
-            ]
-            self._ask(command, answer.with_name(DIAGNOSIS), self._settings.detector.time_limit)
-            return None
-        return _add(answer, diagnosis=_read_diagnosis(answer))
-
-    def stop_asking(self) -> None:
-        """End the child, so that no child but the run's is there to be told apart."""
-        inquiry, self._inquiry = self._inquiry, None
-        if inquiry is not None and inquiry.end():
-            self._helpers.discard(inquiry.pid)
-
-    def wake_sources(self) -> list[Pollable]:
-        """The child, whose end is worth a look at once."""
-        return [] if self._inquiry is None else [self._inquiry]
-
-    def _ask(self, command: Sequence[str], answer: Path, seconds: float) -> None:
-        self._inquiry = Inquiry(command, answer, seconds)
-        self._helpers.add(self._inquiry.pid)
-
-    def _count_oom_kills(self) -> int | None:
-        """How many there were since the last incident."""
-        before, self._oom_kills = self._oom_kills, read_oom_kills()
-        return None if before is None or self._oom_kills is None else self._oom_kills - before
-
-
-def _add(answer: Path, **found: dict[str, object] | None) -> IncidentRecord | None:
-    """Move what a child wrote into the record beside it."""
-    record = read_record(answer.parent)
-    if record is None or None in found.values():
-        return None
-    record = msgspec.structs.replace(record, **found)
-    _write(answer.parent, record)
-    answer.unlink(missing_ok=True)
-    return record
-
-
-def _read_diagnosis(answer: Path) -> dict[str, object] | None:
-    """The first crash that the detector told; it stays provisional where it found none."""
-    try:
-        told = msgspec.json.decode(files.read_small(answer, _LIMIT), type=dict[str, object])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    crashes = told.get("crashes")
-    first = crashes[0] if isinstance(crashes, list) and crashes else None
-    return first if isinstance(first, dict) else None
-
-
-def _first_look(incident: Incident, log: Path) -> dict[str, object] | None:
+def _first_look(record: IncidentRecord) -> dict[str, object] | None:
     """What the exit status and the end of the log tell at once, before anybody reads the whole log."""
     from trainguard import diagnosis  # costs memory, and only a crash needs it
 
-    start, end = max(incident.log_start, incident.log_end - LOOK_BYTES), incident.log_end
+    log, end = str(record.log["file"]), int(record.log["end"])
+    start = max(int(record.log["start"]), end - LOOK_BYTES)
     try:
-        content = files.read_range(log, start, end)
+        content = files.read_range(Path(log), start, end)
     except OSError:
         content = b""
-    told = None if incident.ending is None else _told(incident.ending)
-    facts = diagnosis.Facts(
-        exit_code=None if told is None else told.exit_code,
-        signal=None if told is None else told.signal,
-        hang=HUNG if incident.kind == "hang" else None,
-        time=incident.at_wall,
-    )
-    lines = diagnosis.cut_lines(content, str(log), start, None)
-    found = diagnosis.find_failures(diagnosis.Observer(_knows_nothing).observe(lines), facts)
+    lines = diagnosis.cut_lines(content, log, start, None)
+    found = diagnosis.find_failures(diagnosis.Observer(_knows_nothing).observe(lines), facts_of(record))
     if not found:
         return None
     crash: dict[str, object] = msgspec.to_builtins(diagnosis.describe(found[-1]))
