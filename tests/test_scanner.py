@@ -7,10 +7,12 @@ import lzma
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +30,12 @@ from trainguard.scanner import (
     open_signatures,
     scan_file,
     scan_stream,
+    scanning,
 )
 from trainguard.scanner import database as database_room
-from trainguard.scanner.database import DATABASE_FILE, SIGNATURES_FILE, for_blocks
+from trainguard.scanner import finders as finders_room
+from trainguard.scanner.database import DATABASE_FILE, HITS_PER_BLOCK, SIGNATURES_FILE, for_blocks
+from trainguard.scanner.finders import LARGE, THREADS, threads_for
 from trainguard.scanner.pieces import EARLY_LIMIT, LATE_LIMIT
 from trainguard.scanner.scanning import BLOCK
 from trainguard.signatures import Role, Signature, SignatureError, load_signatures
@@ -340,6 +345,12 @@ def change_while_read(file: Path, database: Database, change: Callable[[], None]
     return scan_file(file, database, progress=advance)
 
 
+@pytest.fixture(params=[0, 2], ids=["no threads", "two threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "threads_for", lambda _size: request.param)
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_log_that_shrinks_while_read_is_answered_with_a_note(tmp_path: Path, database: Database) -> None:
     file = tmp_path / "run.log"
     content = HIT + b"\n" + QUIET * 60_000
@@ -350,6 +361,7 @@ def test_a_log_that_shrinks_while_read_is_answered_with_a_note(tmp_path: Path, d
     assert "shorter" in scan.notes[0]
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_log_that_grows_while_read_is_read_to_where_it_ended(tmp_path: Path, database: Database) -> None:
     file = tmp_path / "run.log"
     file.write_bytes(QUIET * 60_000)
@@ -362,6 +374,7 @@ def test_a_log_that_grows_while_read_is_read_to_where_it_ended(tmp_path: Path, d
     assert (scan.hits, scan.end, scan.notes) == (0, len(QUIET) * 60_000, ())
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_log_that_vanishes_while_read_is_read_on(tmp_path: Path, database: Database) -> None:
     file = tmp_path / "run.log"
     file.write_bytes(QUIET * 60_000 + HIT)
@@ -421,6 +434,7 @@ def test_a_line_of_100_mb_is_scanned_in_little_memory(tmp_path: Path) -> None:
     assert peak < 60_000
 
 
+@pytest.mark.usefixtures("threads")
 def test_a_log_of_more_than_4_gib_keeps_its_offsets(tmp_path: Path, database: Database) -> None:
     file = tmp_path / "run.log"
     with file.open("wb") as stream:
@@ -436,6 +450,92 @@ def test_a_log_of_more_than_4_gib_keeps_its_offsets(tmp_path: Path, database: Da
     assert last.start + at == (1 << 32) + 12_345 + 1
     assert last.line is not None
     assert last.line + last.content.count(b"\n", 0, at) == 4
+
+
+# --- threads ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large_log(tmp_path: Path) -> Path:
+    file = tmp_path / "run.log"
+    part = QUIET * (LARGE // len(QUIET) // 2)
+    file.write_bytes(part + HIT + b"\n" + part + QUIET * 9)
+    return file
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+
+
+def test_only_a_large_log_on_several_processors_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processors, size, expected in ((1, LARGE, 0), (2, LARGE - 1, 0), (2, LARGE, 2), (64, LARGE, THREADS)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, count=processors: set(range(count)))
+        assert threads_for(size) == expected
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_threads_scan_a_large_log_and_end_with_it(large_log: Path, database: Database) -> None:
+    before = threading.active_count()
+    told_in, running, read = set(), set(), 0
+
+    def tell(count: int) -> None:
+        nonlocal read
+        read += count
+        told_in.add(threading.current_thread())
+        running.add(threading.active_count() - before)
+
+    scan = scan_file(large_log, database, progress=tell)
+    assert (scan.hits, scan.notes, read) == (1, (), large_log.stat().st_size)
+    assert (told_in, running) == ({threading.current_thread()}, {2})
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_where_no_thread_can_be_started_the_log_is_scanned_all_the_same(
+    large_log: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scan_file(large_log, database)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert scan_file(large_log, database) == expected
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_what_goes_wrong_in_a_thread_is_raised_by_the_scan(
+    large_log: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_block: object) -> None:
+        raise MemoryError("no room to scan")
+
+    before = threading.active_count()
+    monkeypatch.setattr(finders_room, "find_hits", fail)
+    with pytest.raises(MemoryError, match="no room to scan"):
+        scan_file(large_log, database)
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_an_interruption_ends_the_scan_and_its_threads(
+    large_log: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, blocks = threading.active_count(), []
+
+    def interrupt(*_block: object) -> list[tuple[int, int]]:
+        blocks.append(None)
+        if len(blocks) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return []
+
+    monkeypatch.setattr(finders_room, "find_hits", interrupt)
+    monkeypatch.setattr(scanning, "BLOCK", 4096)
+    with pytest.raises(KeyboardInterrupt):
+        scan_file(large_log, database)
+    assert threading.active_count() == before
+    assert len(blocks) < LARGE // 4096
 
 
 # --- the cache -------------------------------------------------------------------------------------------------
@@ -550,6 +650,29 @@ def test_every_line_that_matches_is_inside_a_piece(
         line = SEQUENCE.sub(b"", segment[0])
         if any(expression.search(line) for expression in EXPRESSIONS):
             assert inside(scan, segment.start(), segment.end()), segment[0][:90]
+
+
+FLOODS = st.integers(1, 3 * HITS_PER_BLOCK).map(lambda count: (b"peer 5 gone\n" + QUIET * 20) * count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(st.tuples(LINES | FLOODS, st.sampled_from([b"\n", b"\r"])), max_size=60),
+    block=st.sampled_from([4096, 40_000, BLOCK]),
+)
+def test_a_scan_in_threads_gives_what_one_without_gives(
+    database: Database, count: int, lines: list[tuple[bytes, bytes]], block: int
+) -> None:
+    content = b"".join(line + ending for line, ending in lines)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "BLOCK", block)
+        patch.setattr(scanning, "_BUFFER", scanning._HISTORY + 3 * block)
+        patch.setattr(scanning, "threads_for", lambda _size: 0)
+        alone = scan_bytes(Path(folder), content, database)
+        patch.setattr(scanning, "threads_for", lambda _size: count)
+        assert scan_bytes(Path(folder), content, database) == alone
+    check_parts(alone, content)
 
 
 @settings(max_examples=150, deadline=None)

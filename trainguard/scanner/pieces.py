@@ -82,9 +82,9 @@ class Scan(msgspec.Struct, frozen=True):
 class Window:
     """The part of a file that is in memory: `filled` bytes of `buffer`, of which the first is at `base`."""
 
-    def __init__(self, size: int, base: int, torn: bool) -> None:
-        self.buffer = bytearray(size)
-        self.view = memoryview(self.buffer)
+    def __init__(self, buffer: bytearray, base: int, torn: bool) -> None:
+        self.buffer = buffer
+        self.view = memoryview(buffer)
         self.base = base
         self.filled = 0
         self.torn = torn  # the byte at `first` is not the first of a line
@@ -99,13 +99,13 @@ class Window:
         """How many bytes may still be added."""
         return len(self.buffer) - self.filled
 
-    def forget(self, before: int) -> None:
-        """Make room: bytes before this offset are no longer needed."""
-        cut = before - self.base
-        if cut > 0:
-            self.view[: self.filled - cut] = self.view[cut : self.filled]
-            self.filled -= cut
-            self.base = before
+    def continued(self, start: int, buffer: bytearray) -> "Window":
+        """A window that goes on in another buffer, with the bytes from offset `start`; this one stays as it is."""
+        window = Window(buffer, max(start, self.base), self.torn)
+        window.first = self.first
+        window.filled = self.end - window.base
+        window.view[: window.filled] = self.view[window.base - self.base : self.filled]
+        return window
 
     def jump(self, offset: int) -> None:
         """Go on at a later offset, as if behind the middle of a line: a hole is skipped."""
@@ -138,6 +138,12 @@ class Window:
             at = self.find_last(b"\r", start, end)
         return at if at < 0 else at + 1
 
+    def end_of_lines(self, start: int, end: int, lines: int) -> tuple[int, int]:
+        """The offset behind so many lines, or `end` where there are fewer, and how many are missing."""
+        parts = self.text(start, end).split(b"\n", lines)
+        missing = lines + 1 - len(parts)
+        return (end if missing else end - len(parts[-1])), missing
+
     def is_torn(self, offset: int) -> bool:
         """Whether no line begins at an offset."""
         if offset == self.first:
@@ -147,14 +153,9 @@ class Window:
     def start_of_lines(self, offset: int, lines: int, limit: int) -> int:
         """Where the last `lines` lines before the line of `offset` begin, at most `limit` bytes back."""
         low = max(self.base, self.first, offset - limit)
-        at = offset
-        for _ in range(lines + 1):
-            found = self.find_last(b"\n", low, at)
-            if found < 0:
-                break
-            at = found
-        else:
-            return at + 1
+        parts = self.text(low, offset).rsplit(b"\n", lines + 1)
+        if len(parts) == lines + 2:
+            return low + len(parts[0]) + 1
         if low == self.first:
             return low
         for line_end in (b"\n", b"\r"):
@@ -285,13 +286,8 @@ class Keeper:
             return
         while True:
             stop = min(upto, self._limit)
-            while self._lines and position < stop:
-                found = window.find(b"\n", position, stop)
-                if found < 0:
-                    position = stop
-                    break
-                position = found + 1
-                self._lines -= 1
+            if self._lines and position < stop:
+                position, self._lines = window.end_of_lines(position, stop, self._lines)
             if position >= upto:
                 # What follows is not known yet.
                 self._counted = upto
@@ -301,7 +297,7 @@ class Keeper:
                 line_end = window.last_line_end(max(self._hit, self._kept_to), position)
                 position = line_end if line_end >= 0 else position
             if position - self._hit >= TRACEBACK_BYTES or not _BODY.match(
-                window.buffer, position - window.base
+                window.buffer, position - window.base, upto - window.base
             ):
                 break
             following = window.find(b"\n", position, upto)

@@ -1,9 +1,8 @@
 """Scanning: a file runs through memory in blocks, and what the database finds in them is kept."""
 
 import io
-import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,21 +10,15 @@ import msgspec
 
 from trainguard.scanner import reading
 from trainguard.scanner.database import Database
+from trainguard.scanner.finders import Finders, threads_for
+from trainguard.scanner.finding import CELL, OVERLAP, Hits
 from trainguard.scanner.pieces import LOOK_LAST, Keeper, Piece, Scan, Window
 from trainguard.scanner.reading import Readable
 
 BLOCK = 256 << 10
-# Where hits are dense, one is enough to keep so much.
-CELL = 8 << 10
-# A line longer than a block is cut; a message that stands across the cut is found in the overlap.
-OVERLAP = 4 << 10
 _HISTORY = LOOK_LAST + (64 << 10)
-_BUFFER = 1 << 20
-# Hits in cells that are so few mean that the hits are no longer dense.
-_SPARSE_CELLS = 8
-
-# The rest of an escape sequence behind its ESC, as in trainguard.progress.
-_ESCAPE = re.compile(rb"\[[0-?]*[ -/]*[@-~]|\][^\x07\r\n]*\x07?|[@-Z\\^_]")
+# More blocks than are looked through at once, so that no change of the window waits for them.
+_BUFFER = 3 << 19
 
 
 def scan_file(
@@ -51,12 +44,13 @@ def scan_file(
         start = min(start, stop)
         torn = _is_torn(stream, start)
         stream.seek(start)
-        window = Window(_BUFFER, start, torn)
-        scanner = _Scanner(window, database, Keeper(start, is_progress), progress)
-        notes = scanner.run(
-            _regions(stream, start, stop) if reading.has_holes(about) else [(start, stop)], stream
-        )
-        return scanner.scan(str(path), size, notes, stop)
+        window = Window(bytearray(_BUFFER), start, torn)
+        holes = reading.has_holes(about)
+        regions = _regions(stream, start, stop) if holes else iter([(start, stop)])
+        with Finders(database, threads_for(stop - start)) as finders:
+            scanner = _Scanner(window, finders, Keeper(start, is_progress), progress)
+            notes = scanner.run(regions, stream)
+            return scanner.scan(str(path), size, notes, stop)
 
 
 def scan_stream(
@@ -103,7 +97,7 @@ def _scan_stream(
     is_progress: Callable[[bytes], bool] | None,
     compressed: bool,
 ) -> Scan:
-    window = Window(_BUFFER, 0, False)
+    window = Window(bytearray(_BUFFER), 0, False)
     notes: list[str] = []
     newlines = 0
     last = b"\n"
@@ -118,7 +112,8 @@ def _scan_stream(
     except reading.damage_errors() as error:
         notes.append(_damage(error, window.base, compressed))
     window.first, window.torn = window.base, last not in (b"\n", b"\r")
-    scanner = _Scanner(window, database, Keeper(window.base, is_progress, newlines), progress, compressed)
+    keeper = Keeper(window.base, is_progress, newlines)
+    scanner = _Scanner(window, Finders(database), keeper, progress, compressed)
     if not notes:
         notes += scanner.run([(window.base, end)], source)
     return scanner.scan(name, window.end, tuple(notes), None)
@@ -130,41 +125,40 @@ class _Scanner:
     def __init__(
         self,
         window: Window,
-        database: Database,
+        finders: Finders,
         keeper: Keeper,
         progress: Callable[[int], None] | None,
         compressed: bool = False,
     ) -> None:
         self._window = window
-        self._database = database
+        self._finders = finders
         self._keeper = keeper
         self._progress = progress
         self._compressed = compressed
         self._start = window.base
         self._scanned = window.base
         self._cut_in_line = False
-        self._dense = False
         self._whole = False
+        # Up to where each block reaches that is looked through, in order, and its window.
+        self._asked: deque[tuple[Window, int, Callable[[], Hits]]] = deque()
+        self._spare = bytearray()
 
-    def run(
-        self, regions: "Iterator[tuple[int, int]] | list[tuple[int, int | None]]", source: Readable
-    ) -> tuple[str, ...]:
+    def run(self, regions: Iterable[tuple[int, int | None]], source: Readable) -> tuple[str, ...]:
         """Read and scan the regions; the sentences on what could not be read."""
-        window = self._window
         try:
             for start, stop in regions:
-                if start > window.end:
+                if start > self._window.end:
                     self._scan_rest()
-                    self._keeper.leave(window)
-                    window.jump(start)
+                    self._keeper.leave(self._window)
+                    self._window.jump(start)
                     self._scanned = start
                     self._cut_in_line = False
                     source.seek(start)  # type: ignore[attr-defined]
-                while stop is None or window.end < stop:
+                while stop is None or self._window.end < stop:
                     if not self._read_block(source, stop):
                         return ()
         except reading.damage_errors() as error:
-            return (_damage(error, window.end, self._compressed),)
+            return (_damage(error, self._window.end, self._compressed),)
         self._whole = True
         return ()
 
@@ -189,9 +183,9 @@ class _Scanner:
         )
 
     def _read_block(self, source: Readable, stop: int | None) -> bool:
+        if self._window.room() < BLOCK:
+            self._change_window()
         window = self._window
-        if window.room() < BLOCK:
-            window.forget(self._scanned - _HISTORY)
         wanted = BLOCK if stop is None else min(BLOCK, stop - window.end)
         count = source.readinto(window.view[window.filled : window.filled + wanted])
         if not count:
@@ -210,69 +204,35 @@ class _Scanner:
             self._progress(count)
         return True
 
+    def _change_window(self) -> None:
+        """Go on in the other buffer: blocks of this window may still be looked through."""
+        window = self._window
+        while self._asked and self._asked[0][0] is not window:
+            self._take_next()
+        spare = self._spare or bytearray(_BUFFER)
+        self._window = window.continued(self._scanned - _HISTORY, spare)
+        self._spare = window.buffer
+
     def _scan_rest(self) -> None:
         if self._scanned < self._window.end:
             self._scan_to(self._window.end)
+        while self._asked:
+            self._take_next()
 
     def _scan_to(self, cut: int) -> None:
         window = self._window
         start = self._scanned
         if self._cut_in_line:
             start = max(window.base, window.first, start - OVERLAP)
-        hits = self._find(start, cut)
-        self._keeper.look_from(cut - self._start)
-        self._keeper.take(window, cut, hits)
+        self._asked.append((window, cut, self._finders.look_through(window, start, cut)))
         self._scanned = cut
+        if len(self._asked) > self._finders.ahead:
+            self._take_next()
 
-    def _find(self, start: int, cut: int) -> list[tuple[int, int]]:
-        """The hits between two offsets: for each the offset of a byte in its line, and the pattern's number."""
-        window = self._window
-        if not self._dense:
-            text, offsets = self._text(start, cut)
-            found = self._database.find(text)
-            if found is not None:
-                return [(offsets(end - 1), number) for end, number in found]
-        hits: list[tuple[int, int]] = []
-        cells = dirty = 0
-        while start < cut:
-            stop = cut
-            if cut - start > CELL:
-                stop = window.last_line_end(start, start + CELL)
-            text, _ = self._text(start, stop if stop > 0 else min(start + CELL + OVERLAP, cut))
-            stop = stop if stop > 0 else start + CELL
-            cells += 1
-            if (number := self._database.find_any(text)) is not None:
-                dirty += 1
-                # Which line it is in is not known, so that the cell is kept whole.
-                hits += [(start, number), (stop - 1, number)]
-            start = stop
-        self._dense = dirty > _SPARSE_CELLS
-        return hits
-
-    def _text(self, start: int, end: int) -> tuple[memoryview | bytes, Callable[[int], int]]:
-        """The text between two offsets as it is scanned, and from a place in it the offset in the file."""
-        window = self._window
-        if window.find(b"\x1b", start, end) < 0:
-            view = window.view[start - window.base : end - window.base]
-            return view, lambda place: start + place
-        parts = window.text(start, end).split(b"\x1b")
-        kept = [parts[0]]
-        places, offsets = [0], [start]
-        place, offset = len(parts[0]), start + len(parts[0])
-        for part in parts[1:]:
-            match = _ESCAPE.match(part)
-            left = part[match.end() :] if match else part
-            offset += 1 + len(part)
-            places.append(place)
-            offsets.append(offset - len(left))
-            kept.append(left)
-            place += len(left)
-
-        def offset_of(at: int) -> int:
-            number = bisect_right(places, at) - 1
-            return offsets[number] + at - places[number]
-
-        return b"".join(kept), offset_of
+    def _take_next(self) -> None:
+        window, cut, hits = self._asked.popleft()
+        self._keeper.look_from(cut - self._start)
+        self._keeper.take(window, cut, hits())
 
 
 def _damage(error: Exception, at: int, compressed: bool) -> str:
