@@ -533,3 +533,44 @@ def test_progress_after_all_failures_and_exit_0_leave_no_crash_of_the_last_run(p
 def crashes_of_lines(lines: list[Line]) -> list[Crash]:
     found = diagnosis.find_failures(diagnosis.Observer(match).observe(lines))
     return [diagnosis.describe(one) for one in found]
+
+
+# --- progress that is told in other ways ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{{'loss': 1.{0:03d}, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': 0.{0:03d}}}\n",
+        "2026-01-05 03:{0:02d}:10,000 - loss 1.{0:02d} lr 1e-5 tokens 12900\n",
+        "Epoch {0}: train loss 0.5 val loss 0.6 acc 0.7\n",
+        '{{"step": {0}, "loss": 1.10, "time": 1700010}}\n',
+    ],
+)
+def test_progress_without_a_bar_overcomes_an_exception_too(line: str) -> None:
+    before, after = ("".join(line.format(n) for n in numbers) for numbers in (range(10, 20), range(20, 23)))
+    assert crashes_of(before + traceback("RuntimeError: boom") + after) == []
+    assert len(crashes_of(before + traceback("RuntimeError: boom"))) == 1
+
+
+def test_a_good_end_and_a_banner_stand_between_two_crashes() -> None:
+    text = (
+        f"[2026-01-05 03:00:00] Starting training run 1\nstep 10 loss 1.0\n{traceback('RuntimeError: boom')}"
+        "[2026-01-05 03:05:00] Starting training run 2\nstep 10 loss 1.0\nTraining complete, saved to out/\n"
+        f"[2026-01-05 03:15:00] Starting training run 3\nstep 1 loss 1.0\n{traceback('KeyError: 3')}"
+    )
+    assert [one.type for one in crashes_of(text)] == ["key_error", "runtime_error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ("2026-01-05 03:12:44 RuntimeError: boom", "RuntimeError: boom"),
+        ("2026-01-05 03:12:44,123 - my.logger - ERROR - RuntimeError: boom", "RuntimeError: boom"),
+        ("[2026-01-05 03:12:44,123] [INFO] [logging.py:96:log_dist] step=10", "step=10"),
+        ("2026-01-05 03:12:44,000 - loss 1.29 lr 1e-5", "loss 1.29 lr 1e-5"),
+        ("2026-01-05 03:12:44.123 | ERROR    | __main__:<module>:10 - boom", "boom"),
+    ],
+)
+def test_a_loggers_prefix_is_taken_off_and_no_word_of_the_message(line: str, body: str) -> None:
+    assert [one.body for one in lines_of(line)] == [body]

@@ -1,6 +1,6 @@
 """Diagnosis: what crashed, and why. Pure: lines in, crashes out."""
 
-from trainguard.diagnosis.judging import Failures, combine, describe, find_failures, time_of
+from trainguard.diagnosis.judging import Failures, combine, describe, find_failures, join, time_of
 from trainguard.diagnosis.lines import cut_lines
 from trainguard.diagnosis.observing import Observer, observe_kernel
 from trainguard.diagnosis.values import (
@@ -31,6 +31,7 @@ __all__ = (
     "cut_lines",
     "describe",
     "find_failures",
+    "join",
     "observe_kernel",
     "time_of",
 )

@@ -43,6 +43,7 @@ _COLUMNS = re.compile(
 )
 _KERAS = re.compile(r"^\s*(?P<step>\d+)/(?P<total>\d+|Unknown) +(?:\[|[━╸╺─]|- |\d+s ).*loss: ")
 _KERAS_EPOCH = re.compile(r"^Epoch \d+/\d+$")
+_RATE = re.compile(r"\b(?:lr|learning[ _]rate)\b")
 _BARE = re.compile(r"(?i)^\W{0,3}(?:(?:train(?:ing)?|total|batch|lm|running)[ _/-])?loss\b")
 
 
@@ -61,7 +62,9 @@ class Reader:
         for mark in parse_segment(body.encode()):
             if mark.role in (Role.TRAINING, Role.BAR, Role.SIGN) and not mark.finished:
                 loss = mark.loss if mark.loss is not None else read_loss(body)
-                return Advance(line, f"{mark.source}|{_label(mark.key)}", mark.step, _judged(loss, body))
+                # Without its bar, Transformers tells the epoch alone.
+                step = mark.step if mark.step is not None else mark.epoch
+                return Advance(line, f"{mark.source}|{_label(mark.key)}", step, _judged(loss, body))
         lower = body.lower()
         if _KERAS_EPOCH.match(body):
             self._keras_begins = True
@@ -73,6 +76,8 @@ class Reader:
         loss = _judged(read_loss(body), body)
         if match := _WORK.search(body):
             return Advance(line, "look", float(match["step"] or match["epoch"]), loss)
+        if loss is not None and _RATE.search(lower):
+            return Advance(line, "rate", None, loss)
         if loss is not None and _BARE.match(body):
             self._was_bare = True
             # Evaluations print such a line among others; a loop that prints nothing else fills the log with it.

@@ -34,7 +34,7 @@ from trainguard.moments import text_of
 
 # So many new words of progress after a failure show that the run survived it. A peer of a rank that died
 # still prints what it had under way.
-ADVANCES = 6
+ADVANCES = 3
 # Who went on for so long after an exception that was caught, or up to its good end, was alone with it.
 ADVANCES_ALONE = 2
 # So many lines without a failure between two exceptions: the process has lived on after the first one.
@@ -45,6 +45,8 @@ LAST_WORDS = 12
 BEHIND, WENT_BACK = 2, 2
 # So many losses in a row that are no numbers, up to the end.
 NAN_LINES = 3
+# So many good losses of other lines show that they did not mean the model.
+GOOD_LOSSES = 6
 CONSEQUENCES = 20
 EVIDENCE = 12
 # How far above its limit a collective must have run for the clock that watched it to have stood still itself.
@@ -177,7 +179,7 @@ class Episode:
         self.bad_losses.pop(event.key, None)
         for key, bad in list(self.bad_losses.items()):
             bad.since += 1
-            if bad.since >= max(ADVANCES, bad.count):
+            if bad.since >= max(GOOD_LOSSES, bad.count):
                 del self.bad_losses[key]
 
 
@@ -211,7 +213,7 @@ def _says_more(earlier: Observation, later: Observation) -> bool:
 def split(events: Iterable[Event]) -> list[Episode]:
     """The runs that the events tell of, each with the failures that it did not overcome."""
     episodes = [Episode()]
-    steps: dict[str, float] = {}
+    steps: dict[str, float | None] = {}
     for event in events:
         now = episodes[-1]
         if isinstance(event, Observation):
@@ -226,6 +228,9 @@ def split(events: Iterable[Event]) -> list[Episode]:
         elif isinstance(event, Stop):
             now.stop = event.order
         elif isinstance(event, End):
+            if now.begun and now.is_over():
+                now = Episode()
+                episodes.append(now)
             now.end()
         elif isinstance(event, Gap):
             if event.went_on and now.failures:
@@ -238,7 +243,7 @@ def split(events: Iterable[Event]) -> list[Episode]:
     return episodes
 
 
-def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float]) -> None:
+def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float | None]) -> None:
     now = episodes[-1]
     now.lose(event)
     now.advanced += 1
@@ -246,20 +251,17 @@ def _advance(episodes: list[Episode], event: Advance, steps: dict[str, float]) -
     if now.failures:
         if former is not None and event.step is not None and event.step <= former - BEHIND and now.is_over():
             now.went_back += 1
-        now.advances.add((event.key, event.step))
+        now.advances.add((event.key, event.step if event.step is not None else event.loss))
         if now.went_back < WENT_BACK and len(now.advances) < now.needed():
             return
-        first = min(
-            (step for key, step in now.advances if key == event.key and step is not None), default=None
-        )
-        anew = former is None or (first is not None and first < former)
+        counted = [step for key, step in now.advances if key == event.key and step is not None]
+        anew = event.key not in steps or (former is not None and min(counted, default=former) < former)
         if now.is_over() and (anew or now.begun):
             episodes.append(Episode())
         else:
             now.failures = []
             now.advances = set()
-    if event.step is not None:
-        steps[event.key] = event.step
+    steps[event.key] = event.step
 
 
 class Failures(msgspec.Struct, frozen=True):
@@ -294,9 +296,13 @@ def find_failures(
 def combine(parts: Sequence[Failures]) -> Failures:
     """The parts that the logs of one run tell of the same crash, as one."""
     parts = sorted(parts, key=lambda one: one.root.time or 0.0)
-    together = tuple(failure for part in parts for failure in part.all)
-    root = choose_root(together)
-    return Failures(root, together, parts[-1].facts, root.line)
+    return join([failure for part in parts for failure in part.all], parts[-1].facts)
+
+
+def join(failures: Sequence[Observation], facts: Facts) -> Failures:
+    """One crash that consists of these failures."""
+    root = choose_root(failures)
+    return Failures(root, tuple(failures), facts, root.line)
 
 
 def _failures(episode: Episode, facts: Facts | None, machine: Sequence[Observation]) -> Failures | None:

@@ -21,6 +21,9 @@ _STREAMS = (
     re.compile(r"^(?:[\w.-]+)(?: +\| )(?=\s*(?:Traceback|File |[\w.]+(?:Error|Exception)\b))"),  # compose
     re.compile(r"^(?:\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) (?P<stream>std(?:out|err)) [FP] "),  # CRI
 )
+_LEVEL = r"(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|SEVERE)"
+# A class of exceptions is no logger's name.
+_NO_ERROR = r"(?![\w.]*(?:Error|Exception|Interrupt)\b)"
 # What loggers put before a message; whose line it is they do not tell.
 _LOGGERS = (
     re.compile(r"^wandb: (?:ERROR|WARNING)? ?"),
@@ -28,9 +31,10 @@ _LOGGERS = (
     re.compile(r"^\[(?:[IWEFC])\d* ?[\d:. -]*[^\]]*\.(?:cpp|cc|h|cu):\d+\] ?"),  # c10's glog
     re.compile(
         r"^\[?(?:\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d)(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?\]?"
-        r"[ :,|-]*(?:\[?[\w./:<>-]*\]?[ :|-]*)?"
-        r"(?:[\[(<]?(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|SEVERE)[\])>]?[ :|-]*"
-        r"(?:\[[^\]]*\][ :|-]*|[\w./<>]+:[\w<>]*:?\d+ - |[\w.]+: )?)?"
+        rf"[ :,|-]*(?:\[(?!{_LEVEL})[\w./:<>-]*\][ :|-]*|{_NO_ERROR}[\w./<>-]*(?::[\w<>]*:?\d+)?"
+        rf"(?: [:|-]+ |: |\| ?| (?=[\[(<]?{_LEVEL})))?"
+        rf"(?:[\[(<]?{_LEVEL}[\])>]?[ :|-]*"
+        rf"(?:\[[^\]]*\][ :|-]*|[\w./<>]+:[\w<>]*:?\d+ - |{_NO_ERROR}[\w.]+: )?)?"
     ),
     re.compile(r"^\[?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL)(?:\|[^\]]*)?\]?:[\w.]*:? ?"),
 )

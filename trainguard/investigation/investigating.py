@@ -120,8 +120,9 @@ def investigate(
             continue
         notes += (f"{source.path}: {note}" for note in scan.notes)
         read += scan.end - scan.start
-        fresh = tuple(one for one in failures if _is_fresh(one, source) and not one.overcome)
-        notes += (_overcome(one, source) for one in failures if one.overcome and _is_fresh(one, source))
+        parts = [part for one in failures if (part := _fresh_part(one, source)) is not None]
+        notes += (_overcome(one, source) for one in parts if one.overcome)
+        fresh = tuple(one for one in parts if not one.overcome)
         readings.append(Reading(source, fresh, scan.end, scan.compressed))
     files = tuple(dict.fromkeys(one.source.path for one in readings))
     seconds = time.monotonic() - began
@@ -162,13 +163,22 @@ def tell(readings: Sequence[Reading]) -> tuple[Crash, ...]:
     return tuple(diagnosis.describe(one) for _, one in dated)
 
 
-def _is_fresh(found: Failures, source: Source) -> bool:
-    """Whether it was not known when the log was read before, or has gone on since with a failure of its own."""
-    told = [
-        found.proven,
-        *(one.line for one in found.all if one.fatal and one.strength >= found.root.strength),
-    ]
-    return any(line.offset >= source.fresh or line.file != source.path for line in told)
+def _fresh_part(found: Failures, source: Source) -> Failures | None:
+    """What of a crash was not told when the log was read before, None where that is nothing.
+
+    Who has died fails no more: if the one that was told fails again, that is another run's crash.
+    """
+    root = found.root
+
+    def is_fresh(line: Line) -> bool:
+        return line.offset >= source.fresh or line.file != source.path
+
+    if is_fresh(found.proven):
+        return found
+    voice = root.rank, root.line.stream
+    news = [one for one in found.all if is_fresh(one.line)]
+    again = any(one.strength >= root.strength and (one.rank, one.line.stream) == voice for one in news)
+    return diagnosis.join(news, found.facts) if again else None
 
 
 def _overcome(found: Failures, source: Source) -> str:
