@@ -136,6 +136,7 @@ def test_names_of_the_status_file_that_are_not_given_keep_their_default(tmp_path
         "step": "trainer.global_step",
         "total": "total_steps",
         "loss": "loss",
+        "work": "status",
     }
 
 

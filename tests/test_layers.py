@@ -10,6 +10,7 @@ FLOORS = {
     0: {"config", "crash_types", "health", "identity", "moments", "packages"},
     1: {"cgroup", "commands", "files", "policy", "processes", "signatures"},
     2: {
+        "activity",
         "checkpoints",
         "daemon",
         "gpu",
@@ -23,9 +24,20 @@ FLOORS = {
         "service_manager",
         "wake",
     },
-    3: {"command_line", "diagnosis", "inquiries", "journal", "observer", "snapshots"},
+    3: {
+        "command_line",
+        "diagnosis",
+        "inquiries",
+        "journal",
+        "observer",
+        "remedies",
+        "snapshots",
+        "standstills",
+    },
     4: {"incidents"},
     5: {"crash_reports", "investigation", "reports", "requests"},
+    6: {"preparations"},
+    7: {"watchdog"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SCRIPTS = [script for script in ROOT.glob("*.py") if script.name != "conftest.py"]

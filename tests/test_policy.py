@@ -20,11 +20,14 @@ from trainguard.policy import (
     AtGate,
     Dismiss,
     Ending,
+    Examine,
     Fork,
     Gone,
     How,
     Leftover,
     Phase,
+    Prepare,
+    Prepared,
     Release,
     Request,
     Seen,
@@ -51,7 +54,9 @@ CRASH = Gone(Ending(How.SIGNAL, 11))
 
 
 class History:
-    """A state, and the looks that lead on from it."""
+    """A state, and the looks that lead on from it. With `prepares` what is asked for is there at once."""
+
+    prepares = True
 
     def __init__(self, settings: Settings = SETTINGS, state: State | None = None) -> None:
         self.settings, self.state, self.boot = settings, state or State(), "a"
@@ -60,6 +65,14 @@ class History:
     def see(self, now: float, daemon: Any = None, **facts: Any) -> "History":
         seen = Seen(now=now, wall=1e9 + now, boot=self.boot, token="t", daemon=daemon, **facts)
         self.state, self.actions = decide(self.state, seen, self.settings)
+        if self.prepares and (asked := [one for one in self.actions if isinstance(one, Prepare)]):
+            answer = replace(seen, prepared=Prepared(asked[0].run_id), request=None, first=False)
+            self.state, more = decide(self.state, answer, self.settings)
+            self.actions += more
+        if self.prepares and (asked := [one for one in self.actions if isinstance(one, Examine)]):
+            answer = replace(seen, examined=asked[0].incident_id, request=None, first=False)
+            self.state, more = decide(self.state, answer, self.settings)
+            self.actions += more
         return self
 
     def alive(self, now: float, step: int | None = None, **facts: Any) -> "History":
@@ -361,3 +374,26 @@ def test_an_incident_closes_at_the_first_step_beyond_the_end_and_knows_the_steps
     assert incident is not None
     assert (incident.closed, incident.steps_lost, incident.first_new_step) == (True, 7, 58)
     assert (incident.seconds_to_new_process, incident.seconds_to_new_step) == (0.5, 3.0)
+
+
+def test_orphans_may_train_on_until_they_have_saved() -> None:
+    settings = with_section("watchdog", orphans="drain", drain_timeout=100.0)
+    history = History(settings).start(0.0).alive(5.0, step=12, checkpoint_step=10)
+    history.see(10.0, CRASH, leftovers=(CHILD,), checkpoint_step=10)
+    assert history.told("draining") and not history.signals()
+    assert not history.see(20.0, CRASH, leftovers=(CHILD,), checkpoint_step=20, saving=True).signals()
+    assert history.see(30.0, CRASH, leftovers=(CHILD,), checkpoint_step=20).signals()[0][1] == "SIGTERM"
+    assert history.see(31.0, CRASH, checkpoint_step=20).did(Fork)
+
+
+@pytest.mark.parametrize(("now", "stopped"), [(109.9, False), (110.0, True)])
+def test_orphans_that_never_save_are_stopped_at_the_limit(now: float, stopped: bool) -> None:
+    settings = with_section("watchdog", orphans="drain", drain_timeout=100.0)
+    history = History(settings).start(0.0).alive(5.0, step=12, checkpoint_step=10)
+    history.see(10.0, CRASH, leftovers=(CHILD,), checkpoint_step=10)
+    assert bool(history.see(now, CRASH, leftovers=(CHILD,), checkpoint_step=10).signals()) is stopped
+
+
+def test_where_no_checkpoint_folder_is_named_orphans_are_stopped_at_once() -> None:
+    history = History(with_section("watchdog", orphans="drain")).start(0.0).alive(5.0, step=12)
+    assert history.see(10.0, CRASH, leftovers=(CHILD,)).signals()

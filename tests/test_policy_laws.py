@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from trainguard.config import DaemonSettings, ProgressSettings, RestartSettings, Settings, WatchdogSettings
 from trainguard.identity import Identity
@@ -14,13 +15,18 @@ from trainguard.policy import (
     OVER,
     Alive,
     AtGate,
+    Cause,
     Dismiss,
     Ending,
+    Examine,
     Fork,
     Gone,
     How,
     Leftover,
+    Past,
     Phase,
+    Prepare,
+    Prepared,
     Release,
     Request,
     Seen,
@@ -49,6 +55,16 @@ REQUESTS = {
 }  # fmt: skip
 
 
+CAUSES = (
+    None,
+    Cause("unknown", "unknown", "yes", "u"),
+    Cause("cuda_oom", "cuda_oom", "clean", "o", verdicts=("restart", "fix", "park")),
+    Cause("key_error", "python_exception", "no", "k"),
+    Cause("gpu_hardware", "gpu_lost", "no", "g", verdicts=("repair",)),
+    Cause("disk_full", "disk_full", "clean", "d"),
+)
+
+
 class World:
     """One machine with one daemon, as `decide` sees it; the world's own clock never jumps."""
 
@@ -62,6 +78,9 @@ class World:
         self.run_id: str | None = None
         self.ours = False
         self.ending: Ending | None = None
+        self.prepared: Prepared | None = None
+        self.examined: str | None = None
+        self.past: tuple[Past, ...] = ()
         self.leftovers: dict[Identity, float] = {}
         self.step: int | None = None
         self.advances = 0
@@ -84,6 +103,7 @@ class World:
         proven, request = event != "unsure", REQUESTS.get(event)
         if event == "steps" and self.daemon is not None:
             self.step, self.advances = (self.step or 0) + 10, self.advances + 1
+            self.past = tuple(replace(one, stepped=True) for one in self.past)
         elif event == "back" and self.step:
             self.step = max(0, self.step - 25)
         elif event == "hang":
@@ -118,7 +138,7 @@ class World:
             )
 
     def watchdog_dies(self) -> None:
-        self.gate, self.first, self.ours = None, True, False
+        self.gate, self.first, self.ours, self.prepared = None, True, False, None
         self.state = msgspec.json.decode(msgspec.json.encode(self.state), type=State)
 
     def seen(self, proven: bool, request: Request | None) -> Seen:
@@ -144,6 +164,8 @@ class World:
             proven=proven,
             standing=standing if self.daemon is not None else Standing(),
             checkpoint_step=0,
+            prepared=self.prepared,
+            examined=self.examined,
             request=request,
         )
 
@@ -162,6 +184,9 @@ class World:
         signals = [action for action in actions if isinstance(action, Signal)]
         assert sum(isinstance(action, Fork) for action in births) <= 1
         assert len(births) <= 1
+        if any(isinstance(action, Fork) for action in births) and before.phase is not Phase.STARTING:
+            late = seen.now - (before.deadline or seen.now)
+            assert seen.prepared is not None or late >= 0, "a start that was not prepared"
         if births:
             assert self.daemon is None, "a birth beside a living daemon"
         if any(isinstance(action, Fork) for action in births):
@@ -193,8 +218,15 @@ class World:
                 assert self.state.rounds == before.rounds, "a step back reset the rounds"
 
     def act(self, action: Any) -> None:
-        if isinstance(action, Fork):
-            self.gate = self.new_process()
+        if isinstance(action, Examine):
+            self.examined = action.incident_id if self.pids % 2 else None
+        elif isinstance(action, Prepare):
+            cause = CAUSES[self.pids % len(CAUSES)]
+            free = 0 if self.pids % 4 == 0 else 1 << 40
+            self.prepared = Prepared(action.run_id, cause, self.past, free=free, verified=True)
+            self.past = (Past(1.7e9 + self.time, cause), *self.past)[:20]
+        elif isinstance(action, Fork):
+            self.gate, self.prepared = self.new_process(), None
         elif isinstance(action, Dismiss):
             self.gate = None
         elif isinstance(action, Release) and self.gate is not None:

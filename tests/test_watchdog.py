@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from stub_daemon import save
 from support import ROOT, STUB, WATCHDOG, Sandbox, identity_of, lives, wait_for
 
 from trainguard import processes
@@ -163,7 +164,7 @@ def test_exit_code_0_is_followed_by_a_restart_where_the_daemon_should_never_end(
 
 def test_the_newest_checkpoint_is_the_one_of_the_highest_step(sandbox: Sandbox) -> None:
     for step in (9, 90, 100):
-        (sandbox.folder / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+        save(sandbox.folder / "checkpoints" / f"checkpoint-{step}", step)
     sandbox.configure(checkpoints=CHECKPOINTS)
     sandbox.start()
     assert "at checkpoint 100" in sandbox.wait_for_event("started")["text"]
@@ -401,7 +402,10 @@ def test_a_hung_daemon_is_stopped_and_started_again(sandbox: Sandbox) -> None:
     incident = wait_for_incident(sandbox, closed=True)
     assert (incident["kind"], incident["step"]) == ("hang", 11)
     assert incident["ending"]["signal"] == "SIGTERM"
-    assert "limit 1.5 s" in sandbox.events("hung")[0]["text"]
+    assert "(limit " in sandbox.events("hung")[0]["text"]
+    assert incident["standstill"]["kind"] == "all_idle"
+    assert "(stub_daemon.py:" in incident["standstill"]["sentence"]
+    assert "main" in (sandbox.logs / "incidents" / incident["id"] / "stacks.txt").read_text()
     assert "SIGTERM" in sandbox.events("signal")[0]["text"]
     assert sandbox.violations() == ""
 

@@ -109,12 +109,12 @@ def test_a_watchdog_killed_200_times_never_makes_two_daemons_nor_forgets_a_resta
                 kill_daemons(sandbox)
             time.sleep(chance.uniform(0, 0.15))
         elif moment < 0.85:
-            # In the midst of a restart: the daemon's death, the clearing, the gate, the release.
+            # In the midst of a restart: the daemon's death, the clearing, the preparing, the gate, the release.
             wait_for(lambda: is_settled(sandbox), 60, f"kill {number}: settled; {sandbox.output_tail()}")
             if chance.random() < 0.6:
                 wait_for(partial(has_begun, sandbox, watchdog), 60, f"kill {number}: {sandbox.output_tail()}")
             assert kill_daemons(sandbox) == 1
-            time.sleep(chance.uniform(0, 0.05))
+            time.sleep(chance.uniform(0, chance.choice((0.05, 0.8))))
         else:
             wait_for(partial(has_begun, sandbox, watchdog), 60, f"kill {number}: {sandbox.output_tail()}")
             time.sleep(chance.uniform(0, 0.2))

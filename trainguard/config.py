@@ -46,6 +46,7 @@ Meta = msgspec.Meta
 Seconds = Annotated[float, Meta(gt=0, le=YEAR, description="a number above 0")]
 Patience = Annotated[float, Meta(ge=0, le=YEAR, description="a number of at least 0")]
 Interval = Annotated[float, Meta(ge=0.05, le=3600.0, description="a number from 0.05 to 3600")]
+Factor = Annotated[float, Meta(ge=1, le=1000.0, description="a number from 1 to 1000")]
 Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 Switch = Annotated[bool, Meta(description="true or false")]
 ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}\Z"
@@ -54,7 +55,7 @@ Location = Annotated[Path, Meta(description="a path")]
 MaybeLocation = Annotated[Path | None, Meta(description="a path or null")]
 Locations = Annotated[tuple[Path, ...], Meta(description="a list of paths")]
 Mode = Annotated[Literal["act", "observe"], Meta(description="act or observe")]
-Orphans = Annotated[Literal["stop", "report"], Meta(description="stop or report")]
+Orphans = Annotated[Literal["stop", "drain", "report"], Meta(description="stop, drain or report")]
 
 
 class Rung(msgspec.Struct, frozen=True):
@@ -64,9 +65,16 @@ class Rung(msgspec.Struct, frozen=True):
     wait: float
 
 
+class Remedy(msgspec.Struct, frozen=True):
+    """What a daemon is started with after a crash of one cause: more variables, and arguments at the end."""
+
+    environment: dict[str, str] = {}
+    arguments: tuple[str, ...] = ()
+
+
 def default_names() -> dict[str, str]:
-    """Which name the status file has for each of the three facts that are read from it."""
-    return {"step": "current_step", "total": "total_steps", "loss": "loss"}
+    """Which name the status file has for each of the four facts that are read from it."""
+    return {"step": "current_step", "total": "total_steps", "loss": "loss", "work": "status"}
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,22 +90,28 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgressSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where progress is seen, and for how many seconds none may be seen."""
+    """Where progress is seen, and for how many seconds none may be seen: see trainguard.policy.patience."""
 
     status_file: MaybeLocation = None
     status_names: dict[str, str] = msgspec.field(default_factory=default_names)
     log_file: MaybeLocation = None
     heartbeat_file: MaybeLocation = None
     timeout: Seconds = 600.0
+    timeout_factor: Factor = 25.0
+    timeout_cap: Seconds = 7200.0
     startup_timeout: Seconds = 3600.0
     mode: Mode = "act"
 
 
 class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the trainer saves, and for how many seconds a SIGKILL waits for a save (0: not at all)."""
+    """Where the trainer saves, and for how many seconds a SIGKILL waits for a save (0: not at all).
+
+    With `set_aside`, checkpoints that would spoil a resume are renamed before a start.
+    """
 
     directory: MaybeLocation = None
     save_timeout: Patience = 600.0
+    set_aside: Switch = True
 
 
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,18 +120,24 @@ class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval: Interval = 30.0
     orphans: Orphans = "stop"
     orphan_grace: Patience = 5.0
+    drain_timeout: Seconds = 600.0
     spare: tuple[str, ...] = ("tensorboard", "tmux", "screen", "wandb-service")
     summary_interval: Seconds = 900.0
 
 
 class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a daemon is started again: `max_restarts` in any `window` seconds."""
+    """How often a daemon is started again: `max_restarts` in any `window` seconds.
+
+    The same cause may end it `same_cause` times in a day; `on_crash` has remedies by cause or type.
+    """
 
     max_restarts: Count = 3
     window: Seconds = 300.0
     rounds: Count = 3
     parked_retry: Seconds = 3600.0
     after_success: Switch = False
+    same_cause: Count = 10
+    on_crash: dict[str, Remedy] = msgspec.field(default_factory=dict)
 
 
 class DetectorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -547,8 +567,29 @@ def read_rung(path: str, tree: Tree, problems: list[str]) -> Rung:
     return Rung(name, read_value(f"{path}[1]", tree[1], Patience, Path(), problems))
 
 
+def read_on_crash(path: str, tree: Tree, problems: list[str]) -> dict[str, Remedy]:
+    """Remedies by the name of a cause or a type."""
+    if not isinstance(tree, dict):
+        problems.append(
+            f"{path}: expected causes such as {{cuda_oom: {{arguments: [...]}}}}, got {shown(tree)}"
+        )
+        return {}
+    return {name: read_remedy(f"{path}.{clipped(name)}", one, problems) for name, one in tree.items()}
+
+
+def read_remedy(path: str, tree: Tree, problems: list[str]) -> Remedy:
+    """Variables and arguments."""
+    known = ("environment", "arguments")
+    if not isinstance(tree, dict):
+        problems.append(f"{path}: expected {' and '.join(known)}, got {shown(tree)}")
+        return Remedy()
+    problems += (unknown(name, known, "setting", f"{path}.") for name in tree if name not in known)
+    environment = read_environment(f"{path}.environment", tree.get("environment", {}), problems)
+    return Remedy(environment, read_words(f"{path}.arguments", tree.get("arguments", []), problems))
+
+
 def read_status_names(path: str, tree: Tree, problems: list[str]) -> dict[str, str]:
-    """The three names of the status file; one that is not given keeps its default."""
+    """The four names of the status file; one that is not given keeps its default."""
     names = default_names()
     if not isinstance(tree, dict):
         problems.append(f"{path}: expected names such as {{step: {names['step']}}}, got {shown(tree)}")
@@ -569,6 +610,7 @@ RULES: dict[str, Callable[[str, Tree, list[str]], object]] = {
     "daemon.environment": read_environment,
     "daemon.stop": read_ladder,
     "progress.status_names": read_status_names,
+    "restart.on_crash": read_on_crash,
     "watchdog.spare": read_words,
 }
 

@@ -1,6 +1,7 @@
 """The training daemon as this watchdog finds it: alive or gone, with all that it forked."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterable
@@ -9,10 +10,11 @@ from pathlib import Path
 import msgspec
 
 from trainguard import files, processes
-from trainguard.config import Settings, program_fault, resolve_program, search_path
+from trainguard.config import Remedy, Settings, program_fault, resolve_program, search_path
 from trainguard.health import Finding, Status
 from trainguard.identity import Identity
 from trainguard.policy import Alive, AtGate, Ending, Gone, How, Leftover, Run, State
+from trainguard.policy.causes import FILES
 from trainguard.processes import Handle, Mark, Newborn, Process
 
 _HANDOVER_SECONDS = 10.0
@@ -69,15 +71,19 @@ class Daemon:
         self._statuses.clear()
         self._drop_handles()
         mark = Mark(run.id, self._folder, settings.name, None)
-        environment = processes.environment_of_run(os.environ, settings.environment, mark)
+        remedy = self._settings.restart.on_crash.get(run.remedy or "", Remedy())
+        variables = {**settings.environment, **remedy.environment}
+        environment = processes.environment_of_run(os.environ, variables, mark)
         if not resolve_program(settings.command[0], settings.directory, search_path(self._settings)):
             self._failure = f"{settings.command[0]}: {program_fault(self._settings)}"
             return
         try:
             settings.log.parent.mkdir(parents=True, exist_ok=True)
             self._newborn = processes.stand_at_gate(
-                settings.command, environment, settings.directory, settings.log
+                (*settings.command, *remedy.arguments), environment, settings.directory, settings.log
             )
+            if run.remedy == FILES:
+                _raise_limit_of_files(self._newborn.identity.pid)
         except OSError as error:
             self._failure = f"{error.filename or settings.command[0]}: {error.strerror or error}"
 
@@ -387,6 +393,11 @@ class Daemon:
             self._handle.close()
         self._handle = self._gone_since = self._seen_alive = None
         self._members = ()
+
+
+def _raise_limit_of_files(pid: int) -> None:
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _about(path: Path, fact: str) -> Finding:

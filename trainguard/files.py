@@ -116,3 +116,12 @@ def write_once(path: Path, content: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def free_name(path: Path) -> Path:
+    """This path, or with a number behind it the next one that is free."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

@@ -516,11 +516,7 @@ class History:
             if not self.path.exists() or (inode is not None and self.path.stat().st_ino != inode):
                 return True
             stamp = time.strftime("%Y%m%dT%H%M%S")
-            target = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
-            number = 1
-            while target.exists():
-                number += 1
-                target = self.path.with_name(f"{self.path.name}.corrupt-{stamp}-{number}")
+            target = files.free_name(self.path.with_name(f"{self.path.name}.corrupt-{stamp}"))
             self.path.rename(target)
         except OSError:
             return False

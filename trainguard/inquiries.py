@@ -19,7 +19,9 @@ GRACE_SECONDS = 0.05
 class Inquiry:
     """One child and the file that its output goes to, which is there only once the child has ended."""
 
-    def __init__(self, command: Sequence[str], answer: Path, seconds: float) -> None:
+    def __init__(
+        self, command: Sequence[str], answer: Path, seconds: float, niceness: int = NICENESS
+    ) -> None:
         """Start it. Raises OSError."""
         self.answer = answer
         self._part = answer.with_name(f".{answer.name}.part")
@@ -36,7 +38,7 @@ class Inquiry:
         self.pid = self._child.pid
         self._descriptor = os.pidfd_open(self.pid)
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self.pid, NICENESS)
+            os.setpriority(os.PRIO_PROCESS, self.pid, niceness)
 
     def fileno(self) -> int:
         """Readable once the child has ended."""

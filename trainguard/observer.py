@@ -4,11 +4,11 @@ import os
 import time
 from pathlib import Path
 
-from trainguard import checkpoints, processes
+from trainguard import activity, checkpoints, processes
 from trainguard.config import Settings
-from trainguard.daemon import Daemon
+from trainguard.daemon import Daemon, Look
 from trainguard.health import Finding, Status
-from trainguard.policy import Alive, Ending, Gone, How, Request, Run, Seen, Standing, State
+from trainguard.policy import Alive, Doing, Ending, Gone, How, Prepared, Request, Run, Seen, Standing, State
 from trainguard.progress import Follower, Progress
 
 _STILL_SAVING_SECONDS = 5.0
@@ -24,6 +24,7 @@ class Observer:
         self._followed: str | None = None
         self._footprint: checkpoints.Footprint | None = None
         self._grew_at: float | None = None
+        self._activity: activity.Activity | None = None
         self._first = True
         self.findings: tuple[Finding, ...] = ()
 
@@ -32,18 +33,29 @@ class Observer:
         self._settings = settings
         self._followed = None
 
-    def look(self, state: State, request: Request | None) -> Seen:
-        """One look. Raises OSError where even the process table cannot be read."""
+    def look(
+        self,
+        state: State,
+        request: Request | None,
+        prepared: Prepared | None = None,
+        examined: str | None = None,
+    ) -> Seen:
+        """One look; `prepared` is what was found out for the next start, `examined` the incident examined last.
+
+        Raises OSError where even the process table cannot be read.
+        """
         now = time.monotonic()
         found = self._daemon.look(state, now)
         findings = list(found.findings)
         run, log = state.run, log_of(self._settings)
         alive = isinstance(found.daemon, Alive)
-        standing, saving = Standing(), False
+        standing = Standing()
         # Between a crash and the new start nothing is read that the decision does not need.
         if run is not None and run.identity is not None and (alive or _ended_otherwise(found.daemon, run)):
             standing = self._read_standing(run, findings)
-            saving = alive and self._is_saving(now, findings)
+        # Orphans may save as well.
+        saving = (alive or bool(found.leftovers)) and self._is_saving(now, findings)
+        doing = self._what_is_done(found, now)
         checkpoint = self._newest(findings)
         has_folder = self._settings.checkpoints.directory is not None
         first, self._first = self._first, False
@@ -59,9 +71,12 @@ class Observer:
             proven=found.proven,
             standing=standing,
             saving=saving,
+            doing=doing,
             log_size=_size(log),
             checkpoint=None if checkpoint is None else str(checkpoint.path),
             checkpoint_step=checkpoint.step if checkpoint is not None else 0 if has_folder else None,
+            prepared=prepared,
+            examined=examined,
             request=request,
         )
 
@@ -108,6 +123,15 @@ class Observer:
         self._footprint = footprint
         return self._grew_at is not None and now - self._grew_at < _STILL_SAVING_SECONDS
 
+    def _what_is_done(self, found: Look, now: float) -> Doing | None:
+        """What the processes of a run that lives did since the last look, None at the first."""
+        if not isinstance(found.daemon, Alive):
+            self._activity = None
+            return None
+        pids = [found.daemon.identity.pid, *(one.identity.pid for one in found.leftovers)]
+        before, self._activity = self._activity, activity.read_activity(pids, now)
+        return None if before is None else activity.compare(before, self._activity)
+
     def _newest(self, findings: list[Finding]) -> checkpoints.Checkpoint | None:
         directory = self._settings.checkpoints.directory
         if directory is None:
@@ -139,6 +163,7 @@ def _standing(progress: Progress) -> Standing:
         progress.advances,
         progress.signs,
         progress.finished,
+        progress.work,
     )
 
 

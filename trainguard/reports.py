@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from trainguard import incidents, processes
-from trainguard.config import Settings
+from trainguard.config import Remedy, Settings
 from trainguard.health import Status
 from trainguard.moments import text_of as moment
-from trainguard.policy import OVER, Action, Fork, Phase, Record, Signal, State, Tell, restarts_left
+from trainguard.policy import OVER, Action, Fork, Phase, Record, SetAside, Signal, State, Tell, restarts_left
 from trainguard.run_folder import RunFolder
 
 
@@ -116,7 +116,10 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
     lines = []
     for action in actions:
         if isinstance(action, Fork):
-            lines.append(f"would start: {' '.join(settings.daemon.command)}")
+            remedy = settings.restart.on_crash.get(action.run.remedy or "", Remedy())
+            lines.append(f"would start: {' '.join((*settings.daemon.command, *remedy.arguments))}")
+        elif isinstance(action, SetAside):
+            lines.append(f"would rename {action.spoilt.path}, which is {action.spoilt.verdict}")
         elif isinstance(action, Signal):
             lines.append(f"would send {action.signal} to pid {action.target.pid}")
         elif isinstance(action, Tell):

@@ -6,23 +6,26 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard import files, snapshots
+from trainguard import files, snapshots, standstills
 from trainguard.cgroup import read_oom_kills
 from trainguard.config import Settings
-from trainguard.incidents.records import LIMIT, IncidentRecord, folder_of, read_record, record, write
+from trainguard.identity import Identity
+from trainguard.incidents.records import LIMIT, RECORD, IncidentRecord, folder_of, read_record, record, write
 from trainguard.inquiries import Inquiry
 from trainguard.policy import Incident
 from trainguard.processes import Pollable
 
 SNAPSHOT = "snapshot.json"
 DIAGNOSIS = "diagnosis.json"
+STANDSTILL = "standstill.json"
 
 
 class Chronicle:
     """Writes the incidents of one run folder.
 
     For each new one a child takes a snapshot of the machine, and then another reads the log of the run that
-    ended. What they found is put into the incident's record.
+    ended; of a hung one a third gathers where its processes stand. What they found is put into the incident's
+    record.
     """
 
     def __init__(self, settings: Settings, incidents: Path, helpers: set[int]) -> None:
@@ -31,6 +34,8 @@ class Chronicle:
         self._incidents = incidents
         self._helpers = helpers
         self._inquiry: Inquiry | None = None
+        self._examination: Inquiry | None = None
+        self.examined: str | None = None
         self._oom_kills = read_oom_kills()
 
     def reload(self, settings: Settings) -> None:
@@ -40,7 +45,7 @@ class Chronicle:
     def write(self, incident: Incident, log: Path, places: Sequence[Path]) -> None:
         """Write or renew an incident; `places` are paths whose disks are of interest. Raises OSError."""
         folder = folder_of(self._incidents, incident.id)
-        is_new = not folder.exists()
+        is_new = not (folder / RECORD).exists()
         record(self._incidents, incident, log, self._count_oom_kills() if is_new else None)
         if is_new:
             self.stop_asking()
@@ -49,6 +54,7 @@ class Chronicle:
 
     def collect(self, now: float) -> IncidentRecord | None:
         """Put what a child has found into its incident; the record, once its diagnosis is there. Raises OSError."""
+        self._end_examination(now)
         if self._inquiry is None or not self._inquiry.is_over(now):
             return None
         answer = self._inquiry.answer
@@ -68,6 +74,30 @@ class Chronicle:
             return None
         return _add(answer, diagnosis=_read_diagnosis(answer))
 
+    def examine(self, incident_id: str, targets: Sequence[Identity]) -> None:
+        """Have what the processes of a hung run show gathered into an incident; `examined` names it in the end."""
+        folder = folder_of(self._incidents, incident_id)
+        saves = self._settings.checkpoints.directory
+        command = [sys.executable, "-m", "trainguard.standstills", "--folder", str(folder)]
+        command += [] if saves is None else ["--checkpoints", str(saves)]
+        command += [f"{one.pid}:{one.start_time}" for one in targets]
+        try:
+            # A hung run has no use for the processors, so that this child need not stand behind it.
+            self._examination = Inquiry(command, folder / STANDSTILL, standstills.PATIENCE, niceness=0)
+        except OSError:
+            self.examined = incident_id
+        else:
+            self._helpers.add(self._examination.pid)
+
+    def _end_examination(self, now: float) -> None:
+        examination = self._examination
+        if examination is None or not examination.is_over(now):
+            return
+        self._examination, self.examined = None, examination.answer.parent.name
+        if examination.end():
+            self._helpers.discard(examination.pid)
+        _add(examination.answer, standstill=standstills.read_standstill(examination.answer))
+
     def stop_asking(self) -> None:
         """End the child, so that no child but the run's is there to be told apart."""
         inquiry, self._inquiry = self._inquiry, None
@@ -75,8 +105,8 @@ class Chronicle:
             self._helpers.discard(inquiry.pid)
 
     def wake_sources(self) -> list[Pollable]:
-        """The child, whose end is worth a look at once."""
-        return [] if self._inquiry is None else [self._inquiry]
+        """The children, whose ends are worth a look at once."""
+        return [one for one in (self._inquiry, self._examination) if one is not None]
 
     def _ask(self, command: Sequence[str], answer: Path, seconds: float) -> None:
         self._inquiry = Inquiry(command, answer, seconds)

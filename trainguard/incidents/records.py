@@ -1,5 +1,6 @@
 """Records: one `incident.json` for each crash or hang, which tells all that is known of it."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +9,12 @@ import msgspec
 from trainguard import files
 from trainguard.config import ExpectedError, clipped
 from trainguard.moments import seconds_of, text_of
-from trainguard.policy import Ending, How, Incident
+from trainguard.policy import Cause, Ending, How, Incident, Run
 
 if TYPE_CHECKING:  # it costs memory, and only a crash needs it
     from trainguard.diagnosis import Facts
 
+RECORD = "incident.json"
 LAST_LINES = 200
 HUNG = "no new step within its time"
 LOOK_BYTES = 64 << 10
@@ -33,6 +35,8 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     """The content of incident.json. Times are local ISO 8601, durations seconds, `log` a byte range of a file.
 
     `diagnosis` is a crash as crash_detector.py --json tells it; `provisional` until the whole log was read.
+    `cause` is what was known of it when the restart was decided on, `standstill` where the processes of a hung run
+    stood (see trainguard.standstills).
     """
 
     id: str
@@ -59,6 +63,9 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     last_lines: list[str]
     snapshot: dict[str, object] | None = None
     oom_kills: int | None = None
+    set_aside: list[dict[str, str | int]] = []
+    cause: Cause | None = None
+    standstill: dict[str, object] | None = None
     diagnosis: dict[str, object] | None = None
 
 
@@ -102,7 +109,10 @@ def record(incidents: Path, incident: Incident, log: Path, oom_kills: int | None
         closed=incident.closed,
         last_lines=lines,
         snapshot=None if earlier is None else earlier.snapshot,
+        standstill=None if earlier is None else earlier.standstill,
         oom_kills=oom_kills if earlier is None else earlier.oom_kills,
+        set_aside=[msgspec.to_builtins(one) for one in incident.set_aside],
+        cause=incident.cause,
         diagnosis=None if earlier is None else earlier.diagnosis,
     )
     if record.diagnosis is None:
@@ -112,24 +122,25 @@ def record(incidents: Path, incident: Incident, log: Path, oom_kills: int | None
 
 def write(folder: Path, record: IncidentRecord) -> None:
     content = msgspec.json.format(msgspec.json.encode(record), indent=2)
-    files.write_whole(folder / "incident.json", content, durable=False)
+    files.write_whole(folder / RECORD, content, durable=False)
 
 
 def read_record(folder: Path) -> IncidentRecord | None:
     """The incident.json of a folder, None where there is none that can be understood."""
     try:
-        return msgspec.json.decode(files.read_small(folder / "incident.json", LIMIT), type=IncidentRecord)
+        return msgspec.json.decode(files.read_small(folder / RECORD, LIMIT), type=IncidentRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
 def list_records(incidents: Path) -> list[IncidentRecord]:
-    """All incidents that can be read, oldest first."""
+    """All incidents that can be read, oldest first; a folder that has another name than its record is a copy."""
     try:
         folders = [entry for entry in incidents.iterdir() if entry.is_dir()]
     except OSError:
         return []
-    records = [one for one in map(read_record, folders) if one is not None]
+    read = ((folder, read_record(folder)) for folder in folders)
+    records = [one for folder, one in read if one is not None and one.id == folder.name]
     return sorted(records, key=lambda one: (one.time, one.run_number))
 
 
@@ -147,17 +158,40 @@ def sentence(record: IncidentRecord) -> str:
 
 
 def find_record(incidents: Path, incident_id: str) -> IncidentRecord:
-    """One incident by its id, or by `last`. Raises ExpectedError where there is none."""
+    """One incident by its id, or by `last`. Raises ExpectedError where there is none that can be understood."""
     records = list_records(incidents)
     found = records[-1:] if incident_id == "last" else [one for one in records if one.id == incident_id]
-    if not found and incident_id != "last" and (folder_of(incidents, incident_id) / "incident.json").exists():
-        raise ExpectedError(f"{folder_of(incidents, incident_id) / 'incident.json'} cannot be understood")
+    if incident_id == "last" and (broken := _newer_broken(incidents, found[-1:])) is not None:
+        before = f"; the last one before it is {found[-1].id}" if found else ""
+        raise ExpectedError(f"{broken / RECORD}: the newest incident, and it cannot be understood{before}")
+    if not found and incident_id != "last" and (folder_of(incidents, incident_id) / RECORD).exists():
+        raise ExpectedError(f"{folder_of(incidents, incident_id) / RECORD} cannot be understood")
     if not found:
         known = ", ".join(one.id for one in records[-5:])
         raise ExpectedError(
             f"{incident_id}: no such incident in {incidents}; the last are: {known or 'none'}"
         )
     return found[-1]
+
+
+def _newer_broken(incidents: Path, last: list[IncidentRecord]) -> Path | None:
+    """The newest folder whose record cannot be understood, if no record is newer; ids begin with their time."""
+    try:
+        broken = [
+            folder
+            for folder in incidents.iterdir()
+            if (folder / RECORD).exists() and read_record(folder) is None
+        ]
+    except OSError:
+        return None
+    newest = max(broken, key=lambda folder: _numbers(folder.name), default=None)
+    if newest is None or any(_numbers(one.id) >= _numbers(newest.name) for one in last):
+        return None
+    return newest
+
+
+def _numbers(incident_id: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,18}", incident_id)]
 
 
 def _told(ending: Ending) -> Told:
@@ -206,6 +240,21 @@ def facts_of(record: IncidentRecord) -> "Facts":
         memory_available=memory if isinstance(memory, int) else None,
         oom_kills=record.oom_kills,
         pids=frozenset(pid for pid in pids if isinstance(pid, int)),
+    )
+
+
+def quick_facts(incident: Incident | None, run: Run) -> "Facts":
+    """What is known at once of how a run ended."""
+    from trainguard.diagnosis import Facts
+
+    mine = incident is not None and incident.run_id == run.id
+    ended = None if run.ending is None else _told(run.ending)
+    return Facts(
+        exit_code=None if ended is None else ended.exit_code,
+        signal=None if ended is None else ended.signal,
+        hang=HUNG if mine and incident is not None and incident.kind == "hang" else None,
+        time=incident.at_wall if mine and incident is not None else None,
+        pids=frozenset() if run.identity is None else frozenset({run.identity.pid}),
     )
 
 

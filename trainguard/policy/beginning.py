@@ -16,7 +16,7 @@ def when_new(turn: Turn) -> None:
     if turn.state.paused:
         turn.tell_once("paused", Status.ATTENTION, "paused by a person; nothing is started")
         return
-    begin(turn, counted=False)
+    turn.prepare(counted=False)
 
 
 def when_starting(turn: Turn) -> None:
@@ -101,7 +101,8 @@ def clear_if_needed(turn: Turn) -> bool:
     return True
 
 
-def begin(turn: Turn, counted: bool) -> None:
+def begin(turn: Turn, counted: bool, resumed_from: int | None, remedy: str | None = None) -> None:
+    """Put a child at the gate; it is to resume at the step `resumed_from`."""
     seen, number = turn.seen, turn.state.runs + 1
     run = Run(
         id=run_id(seen, number),
@@ -109,7 +110,8 @@ def begin(turn: Turn, counted: bool) -> None:
         began=seen.now,
         began_wall=seen.wall,
         log_start=seen.log_size,
-        resumed_from=seen.checkpoint_step,
+        resumed_from=resumed_from,
+        remedy=remedy,
     )
     former = turn.state.run
     if former is not None and former.identity is None and former.ending is None:

@@ -7,8 +7,9 @@ import msgspec
 from trainguard.config import Settings
 from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive, when_new, when_starting
+from trainguard.policy.preparing import when_preparing
 from trainguard.policy.restarting import when_waiting
-from trainguard.policy.running import when_running
+from trainguard.policy.running import patience_ends, when_running
 from trainguard.policy.stopping import begin_stopping, when_clearing, when_stopping
 from trainguard.policy.turn import Turn
 from trainguard.policy.values import (
@@ -31,6 +32,7 @@ RULES: dict[Phase, Callable[[Turn], None]] = {
     Phase.RUNNING: when_running,
     Phase.STOPPING: when_stopping,
     Phase.CLEARING: when_clearing,
+    Phase.PREPARING: when_preparing,
     Phase.COOLING: when_waiting,
     Phase.PARKED: when_waiting,
 }
@@ -65,6 +67,9 @@ def pause(state: State, seen: Seen, settings: Settings) -> float:
     if state.phase is Phase.RUNNING and state.run is not None:
         # A young run is looked at more often, so that its workers are on record should the watchdog die.
         moments.append(seen.now + max(1.0, seen.now - state.run.began))
+        ends = patience_ends(state.run, settings.progress)
+        if ends is not None and ends > seen.now:
+            moments.append(max(ends, seen.now + 0.02))
     if state.phase in (Phase.STOPPING, Phase.CLEARING):
         moments.append(seen.now + min(poll, 1.0 if seen.proven else 0.02))
         if state.deadline is not None:
@@ -162,7 +167,7 @@ def obey(turn: Turn) -> None:
 
 def forgive(turn: Turn) -> None:
     """A person takes the matter in hand: the rounds are forgotten, the window is not."""
-    turn.change(rounds=0)
+    turn.change(rounds=0, forgiven_wall=turn.seen.wall)
     if turn.state.phase in (Phase.COOLING, Phase.PARKED):
         turn.enter(Phase.COOLING, "asked for by a person")
         turn.change(next_try=turn.seen.now)

@@ -1,28 +1,29 @@
-"""After an end: restart at once, cool down until the window allows, or park."""
+"""After an end: prepare the restart at once, cool down until the window allows, or park."""
 
 from trainguard.health import Status
-from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
+from trainguard.policy.beginning import adopt_if_alive, clear_if_needed
 from trainguard.policy.limits import restarts_left, window_opens
 from trainguard.policy.turn import Turn, in_words
 from trainguard.policy.values import Phase
+
+IN_VAIN = "{} rounds of restarts gave no new step"
 
 
 def want_restart(turn: Turn) -> None:
     state, now, limits = turn.state, turn.seen.now, turn.settings.restart
     turn.change(stop_reason=None)
     if state.rounds > limits.rounds:
-        park(turn)
+        park(turn, IN_VAIN.format(limits.rounds))
     elif state.paused:
-        turn.enter(Phase.COOLING, "paused by a person; nothing is started")
-        turn.change(next_try=now)
+        wait_until(turn, now, "paused by a person; nothing is started")
         decided(turn, "paused by a person: no restart")
     elif restarts_left(state, now, turn.settings):
         decided(turn, f"restart at once ({restarts_left(state, now, turn.settings)} were left in the window)")
-        begin(turn, counted=True)
+        turn.prepare(counted=True)
     else:
         turn.change(rounds=state.rounds + 1)
         if turn.state.rounds > limits.rounds:
-            park(turn)
+            park(turn, IN_VAIN.format(limits.rounds))
         else:
             cool(turn)
 
@@ -40,12 +41,19 @@ def cool(turn: Turn) -> None:
     decided(turn, text)
 
 
-def park(turn: Turn) -> None:
+def wait_until(turn: Turn, next_try: float, text: str) -> None:
+    """Wait for a moment at which the start is prepared anew."""
+    turn.enter(Phase.COOLING, text)
+    turn.change(next_try=next_try)
+
+
+def park(turn: Turn, why: str) -> None:
+    """Try only now and then, until a person or a new step helps."""
     now, limits = turn.seen.now, turn.settings.restart
     next_try = max(now + limits.parked_retry, window_opens(turn.state, now, turn.settings))
     text = (
-        f"parked: {limits.rounds} rounds of restarts gave no new step; it is tried again every "
-        f"{in_words(limits.parked_retry)}; mend the cause, then say --resume"
+        f"parked: {why}; it is tried again every {in_words(limits.parked_retry)}; mend the cause, "
+        "then say --resume"
     )
     turn.enter(Phase.PARKED, text)
     turn.change(next_try=next_try)
@@ -68,6 +76,6 @@ def when_waiting(turn: Turn) -> None:
     if state.next_try is not None and seen.now < state.next_try:
         return
     if restarts_left(state, seen.now, turn.settings):
-        begin(turn, counted=True)
+        turn.prepare(counted=True, trial=state.phase is Phase.PARKED)
     else:
         turn.change(next_try=window_opens(state, seen.now, turn.settings))

@@ -1,11 +1,23 @@
 """While the daemon runs: its progress, its standstill."""
 
+import msgspec
+
+from trainguard.config import ProgressSettings
 from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive, meet
 from trainguard.policy.ending import ended
+from trainguard.policy.patience import (
+    Pace,
+    Work,
+    add,
+    describe_standstill,
+    judge_patience,
+    judge_work,
+    learn_pace,
+)
 from trainguard.policy.stopping import begin_stopping
 from trainguard.policy.turn import Turn, in_words, open_incident
-from trainguard.policy.values import STOP_FOR_HANG, Alive, Gone
+from trainguard.policy.values import STOP_FOR_HANG, Alive, Gone, Run
 
 
 def when_running(turn: Turn) -> None:
@@ -25,6 +37,7 @@ def when_running(turn: Turn) -> None:
         meet(turn)
     turn.change(descendants=tuple(leftover.identity for leftover in turn.seen.leftovers))
     note_standing(turn)
+    note_work(turn)
     notice_hang(turn)
 
 
@@ -33,19 +46,24 @@ def note_standing(turn: Turn) -> None:
     if run is None:
         return
     further = standing.step is not None and run.step is not None and standing.step > run.step
+    back = standing.step is not None and run.step is not None and standing.step < run.step
     advanced = standing.advances > run.advances
     moved = further or advanced or standing.signs > run.signs
     gap = 0.0 if seen.first else seen.now - turn.state.looked_at
     unseen = max(0.0, gap - 2 * turn.settings.watchdog.poll_interval - 10)
-    moved_at = seen.now if moved else (None if run.moved_at is None else run.moved_at + unseen)
+    moved_at = seen.now if moved else later(run.moved_at, unseen)
     turn.change_run(
         first_step=standing.step if run.first_step is None else run.first_step,
         step=standing.step if standing.step is not None else run.step,
         total=standing.total if standing.total is not None else run.total,
         loss=standing.loss,
         source=standing.source or run.source,
-        stepped=run.stepped or further or advanced,
+        # A step that goes back is a beginning anew: the workers may have been started again.
+        stepped=(run.stepped or further or advanced) and not back,
         moved_at=moved_at,
+        elsewhere_at=later(run.elsewhere_at, unseen),
+        pace=pace_after(turn, run, unseen, further or advanced, moved or back),
+        still=None if moved else add(run.still, seen.doing),
         began=run.began if moved_at is not None else run.began + unseen,
         advances=standing.advances,
         signs=standing.signs,
@@ -58,6 +76,51 @@ def note_standing(turn: Turn) -> None:
     if standing.step is not None or standing.advances:
         turn.change(has_source=True)
     note_new_step(turn, further or advanced)
+
+
+def later(stamp: float | None, seconds: float) -> float | None:
+    """A moment moved by time that nobody watched."""
+    return None if stamp is None else stamp + seconds
+
+
+def pace_after(turn: Turn, run: Run, unseen: float, advanced: bool, changed: bool) -> Pace:
+    """What is known of the run's pace after this look; of the time before a watchdog came nothing is."""
+    seen, standing = turn.seen, turn.seen.standing
+    since = later(run.pace.since, unseen)
+    pace = msgspec.structs.replace(run.pace, since=None if seen.first else since)
+    begun = run.step is None and standing.step is not None
+    if advanced:
+        gained = max((standing.step or 0) - (run.step or 0), standing.advances - run.advances)
+        return learn_pace(pace, seen.now, gained, since is None or since < turn.state.looked_at + unseen)
+    return msgspec.structs.replace(pace, since=seen.now) if changed or begun else pace
+
+
+def note_work(turn: Turn) -> None:
+    """What the run is at. Patience while training begins anew when it comes back from something else."""
+    run, seen = turn.state.run, turn.seen
+    if run is None:
+        return
+    said, ended = seen.standing.said, seen.standing.ended
+    work = judge_work(said, ended, run.stepped, seen.saving, seen.doing, run.still, run.pace)
+    turn.change_run(work=work, elsewhere_at=run.elsewhere_at if work is Work.TRAINING else seen.now)
+    if work in (Work.EVALUATING, Work.SAVING):
+        # How long that takes has its own limit, and is nothing to learn for steps.
+        turn.change_run(pace=msgspec.structs.replace(run.pace, since=seen.now))
+
+
+def patience_ends(run: Run, limits: ProgressSettings) -> float | None:
+    """When the run will be called hung unless something moves (monotonic seconds), None for never."""
+    patience = judge_patience(run.work, run.pace, limits)
+    if patience is None:
+        return None
+    return quiet_since(run) + patience
+
+
+def quiet_since(run: Run) -> float:
+    """The moment from which the run's patience counts."""
+    since = run.began if run.moved_at is None else run.moved_at
+    elsewhere = run.elsewhere_at if run.work is Work.TRAINING else None
+    return since if elsewhere is None else max(since, elsewhere)
 
 
 def note_new_step(turn: Turn, moved: bool) -> None:
@@ -96,10 +159,10 @@ def notice_hang(turn: Turn) -> None:
     run, now, limits = turn.state.run, turn.seen.now, turn.settings.progress
     if run is None:
         return
-    quiet = now - (run.moved_at if run.moved_at is not None else run.began)
-    limit = limits.timeout if run.stepped else limits.startup_timeout
-    if quiet < limit:
+    since, ends = quiet_since(run), patience_ends(run, limits)
+    if ends is None or now < ends:
         return
+    quiet = now - since
     if not turn.state.has_source:
         if not run.told_silent:
             turn.change_run(told_silent=True)
@@ -110,8 +173,11 @@ def notice_hang(turn: Turn) -> None:
                 "name progress.status_file or progress.heartbeat_file",
             )
         return
-    after = "its last step" if run.stepped else "its start"
-    text = f"no new step for {in_words(quiet)} since {after} (limit {limit:g} s)"
+    after = "its start" if run.moved_at is None else "its last step"
+    text = f"no new step for {in_words(quiet)} since {after}, while {run.work.value} (limit {ends - since:.4g} s)"
+    frozen = isinstance(turn.seen.daemon, Alive) and turn.seen.daemon.frozen
+    if standstill := describe_standstill(run.still, frozen):
+        text += f"; {standstill}"
     if limits.mode == "observe" or turn.state.paused:
         if not run.told_hung:
             turn.change_run(told_hung=True)

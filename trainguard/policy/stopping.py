@@ -4,13 +4,21 @@ from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive
 from trainguard.policy.ending import ended, is_finished
 from trainguard.policy.restarting import want_restart
-from trainguard.policy.turn import Turn
-from trainguard.policy.values import STOP_BY_PERSON, Alive, Gone, Phase, Signal
+from trainguard.policy.turn import Turn, in_words
+from trainguard.policy.values import STOP_BY_PERSON, STOP_FOR_HANG, Alive, Examine, Gone, Phase, Signal
+
+# Evidence of a hang delays its end by no more than this.
+EXAMINE_SECONDS = 10.0
 
 
 def begin_stopping(turn: Turn, why: str) -> None:
     turn.enter(Phase.STOPPING, f"stopping the daemon: {why}")
     turn.change(stop_reason=why, rung=-1, deadline=turn.seen.now)
+    daemon, incident = turn.seen.daemon, turn.state.incident
+    if why == STOP_FOR_HANG and isinstance(daemon, Alive) and incident is not None:
+        others = (leftover.identity for leftover in turn.seen.leftovers)
+        turn.actions.append(Examine(incident.id, (daemon.identity, *others)))
+        turn.change(deadline=turn.seen.now + EXAMINE_SECONDS)
 
 
 def when_stopping(turn: Turn) -> None:
@@ -20,7 +28,8 @@ def when_stopping(turn: Turn) -> None:
     if not isinstance(daemon, Alive):
         return
     turn.change(descendants=tuple(leftover.identity for leftover in seen.leftovers))
-    if state.paused or (state.deadline is not None and seen.now < state.deadline):
+    is_examined = state.rung == -1 and state.incident is not None and seen.examined == state.incident.id
+    if state.paused or (state.deadline is not None and seen.now < state.deadline and not is_examined):
         return
     ladder = turn.settings.daemon.stop
     rung = state.rung + 1
@@ -78,6 +87,8 @@ def when_clearing(turn: Turn) -> None:
         )
         note_orphans(turn)
         return
+    if state.deadline is None and may_go_on(turn, names + more):
+        return
     fresh = [leftover for leftover in seen.leftovers if leftover.identity not in state.signalled]
     if state.deadline is None:
         turn.change(deadline=seen.now + turn.settings.watchdog.orphan_grace, rung=0)
@@ -89,6 +100,31 @@ def when_clearing(turn: Turn) -> None:
     for leftover in fresh:
         turn.actions += [Signal(leftover.identity, "SIGTERM"), Signal(leftover.identity, "SIGCONT")]
     turn.change(signalled=(*turn.state.signalled, *(leftover.identity for leftover in fresh)))
+
+
+def may_go_on(turn: Turn, names: str) -> bool:
+    """Whether orphans that still train may do so, until they have saved what would be lost."""
+    state, seen, incident = turn.state, turn.seen, turn.state.incident
+    settings = turn.settings.watchdog
+    if settings.orphans != "drain" or state.stop_reason is not None or seen.checkpoint_step is None:
+        return False
+    if incident is None or incident.closed or incident.checkpoint_step is None:
+        return False
+    if state.hold_until is None:
+        turn.change(hold_until=seen.now + settings.drain_timeout)
+        turn.tell(
+            "draining",
+            Status.ATTENTION,
+            f"the run left {names}; they may train on until their next checkpoint, "
+            f"{in_words(settings.drain_timeout)} at most",
+        )
+        note_orphans(turn)
+        return True
+    has_saved = seen.checkpoint_step > incident.checkpoint_step and not seen.saving
+    if seen.now < state.hold_until and not has_saved:
+        return True
+    turn.change(hold_until=None)
+    return False
 
 
 def kill_leftovers(turn: Turn, names: str) -> None:

@@ -1,5 +1,7 @@
 """One turn of deciding, and the words that several rules use."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from trainguard.config import Settings
@@ -11,12 +13,16 @@ from trainguard.policy.values import (
     How,
     Incident,
     Phase,
+    Prepare,
     Record,
     Release,
     Seen,
     State,
     Tell,
 )
+
+# Within this what must be known before a start is found out, or the start is made without it.
+PREPARE_SECONDS = 120.0
 
 
 class Turn:
@@ -52,11 +58,23 @@ class Turn:
     def tell(self, event: str, status: Status, text: str) -> None:
         self.actions.append(Tell(event, status, text))
 
+    def tell_all(self, notes: Iterable[str]) -> None:
+        """Say what could not be found out."""
+        for text in notes:
+            self.tell("note", Status.ATTENTION, text)
+
     def tell_once(self, event: str, status: Status, text: str) -> None:
         """Say it unless it was the last thing said in this phase."""
         if self.state.told != f"{event}: {text}":
             self.change(told=f"{event}: {text}", reason=text)
             self.tell(event, status, text)
+
+    def prepare(self, counted: bool, trial: bool = False) -> None:
+        """Find out what must be known before the next start."""
+        run = self.state.run
+        self.enter(Phase.PREPARING, "preparing the start")
+        self.change(counted=counted, trial=trial, deadline=self.seen.now + PREPARE_SECONDS)
+        self.actions.append(Prepare("" if run is None or run.ending is None else run.id))
 
     def gave_birth(self) -> bool:
         return any(isinstance(action, Fork | Release) for action in self.actions)

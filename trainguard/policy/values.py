@@ -6,6 +6,7 @@ import msgspec
 
 from trainguard.health import Status
 from trainguard.identity import Identity
+from trainguard.policy.patience import Doing, Pace, Work
 
 
 class Phase(str, Enum):
@@ -15,6 +16,7 @@ class Phase(str, Enum):
     STARTING = "starting"  # a child may stand at the gate; it may not have been let through
     RUNNING = "running"
     STOPPING = "stopping"  # the daemon is being stopped, rung by rung
+    PREPARING = "preparing"  # the next start is being prepared: checkpoints verified, the end explained
     CLEARING = "clearing"  # the daemon is gone, processes of its run are not
     COOLING = "cooling"  # down; the next try waits for the window
     PARKED = "parked"  # down; tries are rare until a person or a new step helps
@@ -83,8 +85,66 @@ class Leftover(msgspec.Struct, frozen=True):
     state: str
 
 
+class Cause(msgspec.Struct, frozen=True):
+    """What a diagnosis says of one end.
+
+    `retry` is whether a restart helps (`yes`, `clean`, `no`), `verdicts` what is right for the first time, the
+    second and all later ones (see trainguard.crash_types). `provisional`: by the end of the log alone.
+    """
+
+    type: str
+    cause: str
+    retry: str
+    fingerprint: str
+    text: str = ""
+    verdicts: tuple[str, ...] = ()
+    provisional: bool = False
+
+
+class Past(msgspec.Struct, frozen=True):
+    """An earlier end: its cause if it is known, and whether a new step was made after it."""
+
+    at_wall: float
+    cause: Cause | None = None
+    stepped: bool = False
+
+
+class Spoilt(msgspec.Struct, frozen=True):
+    """A checkpoint that would stop or poison a resume: its verdict and reason, as they were found."""
+
+    path: str
+    step: int
+    verdict: str
+    reason: str
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What is known before a start, after the end of run `run_id` (empty: before the first).
+
+    `past` are earlier ends, the newest first. `spoilt` are checkpoints that are newer than the one to resume
+    from, `resume`, which is None where there is none that will do; `verified` is false where nobody could say.
+    `free` and `needed` are bytes on the disk of the checkpoints, and of the last whole one; `holders` processes
+    that still hold a GPU's memory; `notes` what could not be found out.
+    """
+
+    run_id: str
+    cause: Cause | None = None
+    past: tuple[Past, ...] = ()
+    spoilt: tuple[Spoilt, ...] = ()
+    resume: str | None = None
+    resume_step: int | None = None
+    verified: bool = False
+    free: int | None = None
+    needed: int | None = None
+    holders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Standing(msgspec.Struct, frozen=True):
-    """How far the run is, as far as anything tells; `advances` and `signs` count up from look to look."""
+    """How far the run is, as far as anything tells; `advances` and `signs` count up from look to look.
+
+    `said` is the work that its lines told last.
+    """
 
     step: int | None = None
     total: int | None = None
@@ -93,6 +153,7 @@ class Standing(msgspec.Struct, frozen=True):
     advances: int = 0
     signs: int = 0
     ended: bool = False
+    said: Work | None = None
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -100,7 +161,8 @@ class Seen(msgspec.Struct, frozen=True):
 
     `first` marks the first look of a watchdog, `token` makes a run id unique; `proven` is false where the
     look may have missed a living process; `checkpoint_step` is 0 where there is no checkpoint yet, None where
-    nobody says where they would be.
+    nobody says where they would be. `doing` is what the run's processes did since the look before, `examined` the
+    incident whose processes were examined last.
     """
 
     now: float
@@ -113,14 +175,21 @@ class Seen(msgspec.Struct, frozen=True):
     proven: bool = True
     standing: Standing = Standing()
     saving: bool = False
+    doing: Doing | None = None
     log_size: int = 0
     checkpoint: str | None = None
     checkpoint_step: int | None = None
+    prepared: Prepared | None = None
+    examined: str | None = None
     request: Request | None = None
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One life of the daemon. `began` is the moment of its gate, or of its adoption where that is unknown."""
+    """One life of the daemon. `began` is the moment of its gate, or of its adoption where that is unknown.
+
+    `remedy` is the cause whose remedy it was started with. `work` is what it is at, and was at another work
+    than training until `elsewhere_at`; `still` is what its processes did since the last step or sign.
+    """
 
     id: str
     number: int
@@ -128,6 +197,7 @@ class Run(msgspec.Struct, frozen=True):
     began_wall: float
     log_start: int = 0
     resumed_from: int | None = None
+    remedy: str | None = None
     identity: Identity | None = None
     adopted: bool = False
     marked: bool = True
@@ -138,6 +208,10 @@ class Run(msgspec.Struct, frozen=True):
     source: str | None = None
     stepped: bool = False
     moved_at: float | None = None
+    work: Work = Work.STARTING
+    elsewhere_at: float | None = None
+    pace: Pace = Pace()
+    still: Doing | None = None
     advances: int = 0
     signs: int = 0
     ended: bool = False
@@ -166,6 +240,8 @@ class Incident(msgspec.Struct, frozen=True):
     log_start: int
     log_end: int
     decision: str = ""
+    cause: Cause | None = None
+    set_aside: tuple[Spoilt, ...] = ()
     orphans: tuple[Leftover, ...] = ()
     next_run_id: str | None = None
     seconds_to_new_process: float | None = None
@@ -176,7 +252,11 @@ class Incident(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """All that must survive the watchdog. `restarts` are the counted starts that may be in the window."""
+    """All that must survive the watchdog. `restarts` are the counted starts that may be in the window.
+
+    The start that is being prepared is `counted`, and on `trial` where it was parked. Of ends before
+    `forgiven_wall` nothing is held against it: a person took the matter in hand then.
+    """
 
     phase: Phase = Phase.NEW
     reason: str = "nothing was started yet"
@@ -190,6 +270,9 @@ class State(msgspec.Struct, frozen=True):
     runs: int = 0
     restarts: tuple[float, ...] = ()
     rounds: int = 0
+    counted: bool = False
+    trial: bool = False
+    forgiven_wall: float = 0.0
     highest_step: int | None = None
     has_source: bool = False
     next_try: float | None = None
@@ -225,6 +308,26 @@ class Signal(msgspec.Struct, frozen=True):
     signal: str
 
 
+class Prepare(msgspec.Struct, frozen=True):
+    """Find out what must be known before the next start; the answer is seen as `Prepared`."""
+
+    run_id: str
+
+
+class Examine(msgspec.Struct, frozen=True):
+    """Gather what the processes of a hung run show, for an incident; when that is over is seen as `examined`."""
+
+    incident_id: str
+    processes: tuple[Identity, ...]
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """Rename a spoilt checkpoint, so that a resume falls back to `resume` (None: there is none)."""
+
+    spoilt: Spoilt
+    resume: str | None
+
+
 class Tell(msgspec.Struct, frozen=True):
     """Say it: one line for a person, one event for later readers."""
 
@@ -239,7 +342,7 @@ class Record(msgspec.Struct, frozen=True):
     incident: Incident
 
 
-Action = Fork | Release | Dismiss | Signal | Tell | Record
+Action = Fork | Release | Dismiss | Signal | Examine | Prepare | SetAside | Tell | Record
 
 
 STOP_BY_PERSON = "a person asked for it"

@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from trainguard.health import Finding, Status
+from trainguard.policy import WAITING, Work
 from trainguard.progress.lines import Mark, Role
 
 COUNTER_LIMIT = 64
@@ -18,7 +19,9 @@ class Progress(msgspec.Struct, frozen=True):
     moved since. `advances` goes up by one with each mark that increased a training counter, a step or an
     epoch, over its former value; `signs` with each that increased another counter (evaluation, tokenising).
     A counter's first value, and one that went back, is a baseline and neither. Compare two looks of one run:
-    the numbers themselves mean nothing.
+    the numbers themselves mean nothing. `work` is what it is at by what it wrote last: an advance is training,
+    another counter that changes is evaluation once there was one; its words count as one sign at most between
+    two advances, lest a loop that prints them all night lives by them. `word` is the last one.
 
     The rest is what `note` remembers: the last value of at most 64 counters, the last step of each training
     counter, the totals that sources other than bars told, and the bar that counts training steps.
@@ -32,6 +35,8 @@ class Progress(msgspec.Struct, frozen=True):
     finished: bool = False
     advances: int = 0
     signs: int = 0
+    work: Work | None = None
+    word: Work | None = None
     counters: dict[str, float] = {}
     steps: dict[str, int] = {}
     totals: dict[str, int] = {}
@@ -42,8 +47,13 @@ class Progress(msgspec.Struct, frozen=True):
 def note(progress: Progress, mark: Mark) -> Progress:
     """The progress after one more mark."""
     counters, moved = _counted(progress, mark)
+    if mark.role is Role.WORDS:
+        return _told(_changed(progress, counters=counters), mark)
     if mark.role is Role.SIGN or (mark.role is Role.BAR and not _counts_steps(progress, mark)):
-        return _changed(progress, counters=counters, signs=progress.signs + moved)
+        changed = mark.step is not None and mark.step != progress.counters.get(mark.key)
+        work = Work.EVALUATING if progress.advances else Work.STARTING
+        changed_work = work if changed and not mark.stale else progress.work
+        return _changed(progress, counters=counters, signs=progress.signs + moved, work=changed_work)
     if mark.role is Role.BEAT:
         moved = moved and progress.step is None
         return _changed(progress, counters=counters, advances=progress.advances + moved)
@@ -64,7 +74,7 @@ def note(progress: Progress, mark: Mark) -> Progress:
     step = None if leader is None else steps[leader]
     epoch = progress.epoch if mark.epoch is None else mark.epoch
     standing = (step, epoch) == (progress.step, progress.epoch)
-    return Progress(
+    advanced = Progress(
         step=step,
         total=progress.total if mark.total is None else mark.total,
         loss=progress.loss if mark.loss is None else mark.loss,
@@ -74,12 +84,16 @@ def note(progress: Progress, mark: Mark) -> Progress:
         finished=mark.finished or (progress.finished and standing),
         advances=progress.advances + moved,
         signs=progress.signs,
+        work=Work.TRAINING if moved else progress.work,
         counters=counters,
         steps=steps,
         totals=totals,
         bar=bar,
         bar_total=bar_total,
+        word=progress.word,
     )
+    # A word that stays while steps are made is not about them.
+    return advanced if mark.work in (None, progress.word) else _told(advanced, mark)
 
 
 def judge_progress(progress: Progress, subject: str = "progress") -> Finding:
@@ -131,12 +145,28 @@ def _counts_steps(progress: Progress, mark: Mark) -> bool:
     return done and not vouched
 
 
+def _told(progress: Progress, mark: Mark) -> Progress:
+    """The progress after a run said what it is at.
+
+    That it trains is believed once it advances: a status file says so also while the log tells of a save.
+    """
+    former, work = progress.work, mark.work
+    progress = msgspec.structs.replace(progress, word=progress.word if mark.stale else work)
+    if work is Work.TRAINING:
+        work = Work.STARTING if former in (None, *WAITING) else former
+    if mark.stale or work in (None, former):
+        return progress
+    sign = former in (None, Work.TRAINING, *WAITING)
+    return msgspec.structs.replace(progress, work=work, signs=progress.signs + sign)
+
+
 def _changed(
     progress: Progress,
     counters: dict[str, float],
     totals: dict[str, int] | None = None,
     advances: int | None = None,
     signs: int | None = None,
+    work: Work | None = None,
 ) -> Progress:
     return msgspec.structs.replace(
         progress,
@@ -144,4 +174,5 @@ def _changed(
         totals=progress.totals if totals is None else totals,
         advances=progress.advances if advances is None else advances,
         signs=progress.signs if signs is None else signs,
+        work=progress.work if work is None else work,
     )

@@ -7,6 +7,8 @@ from enum import Enum
 
 import msgspec
 
+from trainguard.policy import Work
+
 LINE_LIMIT = 64 << 10
 STEP_LIMIT = 1 << 53
 KEY_LIMIT = 96
@@ -19,6 +21,7 @@ class Role(Enum):
     BAR = "bar"  # it advanced, if this progress bar is the one that counts training steps
     SIGN = "sign"  # it works at something: evaluation, tokenising, loading
     BEAT = "beat"  # a heartbeat: an advance only while nothing better is known
+    WORDS = "words"  # it counts nothing, and only says what the run is at
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -28,7 +31,7 @@ class Mark(msgspec.Struct, frozen=True):
     as `#`) and total, else the format. `step` and `total` are in optimizer steps for Role.TRAINING and in the
     counter's own unit for the other roles; both lie in 0 .. 2**53 - 1. `epoch` counts finished epochs, with
     a fraction. `loss` is NaN or infinite where the run says so. `finished`: the run says that it is over.
-    `stale`: what was said before this run began, so a baseline and no news.
+    `stale`: what was said before this run began, so a baseline and no news. `work`: what it says it is at.
     """
 
     source: str
@@ -40,6 +43,7 @@ class Mark(msgspec.Struct, frozen=True):
     epoch: float | None = None
     finished: bool = False
     stale: bool = False
+    work: Work | None = None
 
 
 class Format(msgspec.Struct, frozen=True):

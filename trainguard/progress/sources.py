@@ -16,6 +16,7 @@ from trainguard.files import read_range, read_small
 from trainguard.health import Finding, Status
 from trainguard.progress.counting import Progress, note
 from trainguard.progress.lines import LINE_LIMIT, STEP_LIMIT, Mark, Role, parse_segment
+from trainguard.progress.words import parse_words, parse_work
 
 LOOK_LIMIT = 8 << 20
 FIRST_LOOK_LIMIT = 1 << 20
@@ -197,7 +198,7 @@ class _Log(_Source):
         for tail in tuple(self.tails):
             try:
                 for segment in tail.segments(self.limit):
-                    yield from parse_segment(segment)
+                    yield from parse_told(segment)
             except OSError as error:
                 # A handle that went stale, on a network file system, is opened again at the next look.
                 self.problem = _unreadable(self.subject, error)
@@ -324,6 +325,7 @@ class _StatusFile(_File):
         step, total = _count(found.get("step")), _count(found.get("total"))
         loss, epoch = _real(found.get("loss")), _real(found.get("epoch"))
         epoch = epoch if epoch is not None and 0 <= epoch < STEP_LIMIT else None
+        work = parse_work(found.pop("work", None))
         good = {"step": step, "total": total, "loss": loss, "epoch": epoch}
         if not isinstance(values, dict):
             bad = "is no JSON object"
@@ -337,7 +339,7 @@ class _StatusFile(_File):
             bad = ""
         if bad:
             self.problem = Finding(Status.ATTENTION, self.subject, bad, "set its names in the settings right")
-        if any(value is not None for value in good.values()):
+        if work is not None or any(value is not None for value in good.values()):
             yield Mark(
                 "status file",
                 "status file",
@@ -346,6 +348,7 @@ class _StatusFile(_File):
                 loss=loss,
                 epoch=epoch,
                 stale=stale,
+                work=work,
             )
 
 
@@ -433,6 +436,15 @@ class _Heartbeat(_File):
             return
         # In milliseconds it stays below 2**53 until long after the year 200,000.
         yield Mark("heartbeat", "heartbeat", Role.BEAT, step=about.st_mtime_ns // 1_000_000)
+
+
+def parse_told(segment: bytes) -> list[Mark]:
+    """The marks between two line ends: how far the run is, else what it says it is at."""
+    marks = parse_segment(segment)
+    if marks:
+        return marks
+    words = parse_words(segment)
+    return [] if words is None else [words]
 
 
 def _is_of_run(about: os.stat_result, began_wall: float, now_wall: float) -> bool:

@@ -1,0 +1,211 @@
+"""Before a start: spoilt checkpoints are set aside, and the cause of the end decides. Real watchdogs, real files."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import deepspeed
+from support import ROOT, Sandbox, wait_for
+
+from trainguard.run_folder import RunFolder
+
+CHECKPOINTS = {"directory": "checkpoints"}
+SLOW = ("--pace", "0.05")
+
+
+def folder_of(sandbox: Sandbox) -> Path:
+    return sandbox.folder / "checkpoints"
+
+
+def names(sandbox: Sandbox) -> list[str]:
+    return sorted(one.name for one in folder_of(sandbox).iterdir())
+
+
+def wait_for_checkpoint(sandbox: Sandbox, step: int) -> Path:
+    checkpoint = folder_of(sandbox) / f"checkpoint-{step}"
+    wait_for((checkpoint / "trainer_state.json").exists, what=f"checkpoint {step}; {sandbox.output_tail()}")
+    return checkpoint
+
+
+def half_written(sandbox: Sandbox, step: int) -> Path:
+    checkpoint = folder_of(sandbox) / f"checkpoint-{step}"
+    shutil.copytree(folder_of(sandbox) / "checkpoint-10", checkpoint)
+    (checkpoint / "trainer_state.json").unlink()
+    return checkpoint
+
+
+def last_incident(sandbox: Sandbox) -> dict[str, Any]:
+    return wait_for(lambda: next(iter(sandbox.incidents()[-1:]), None))
+
+
+@pytest.fixture
+def told(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """What a failing test needs to know."""
+    yield sandbox
+    print(sandbox.output_tail())
+
+
+def test_a_half_written_checkpoint_is_set_aside_and_the_run_resumes_from_the_one_before(
+    told: Sandbox,
+) -> None:
+    told.configure(*SLOW, checkpoints=CHECKPOINTS)
+    told.start()
+    first = told.wait_for_start()
+    wait_for_checkpoint(told, 10)
+    half_written(told, 500)
+    os.kill(first["pid"], signal.SIGKILL)
+    second = told.wait_for_start(2)
+    assert second["step"] < 500 and second["step"] % 10 == 0
+    (aside,) = (name for name in names(told) if "-500" in name)
+    assert aside.startswith("0-incomplete.checkpoint-500.")
+    assert "trainer_state.json" in told.wait_for_event("set_aside")["text"]
+    (record,) = last_incident(told)["set_aside"]
+    assert (record["step"], record["verdict"]) == (500, "incomplete")
+
+
+def test_the_first_start_verifies_too(told: Sandbox) -> None:
+    told.configure(*SLOW, "--steps", "30", checkpoints=CHECKPOINTS)
+    assert told.start().wait(60) == 0
+    half_written(told, 500)
+    assert told.call("--start").returncode == 0
+    assert told.starts()[1]["step"] == 30
+    assert any(name.startswith("0-incomplete.checkpoint-500.") for name in names(told))
+
+
+def test_where_it_is_switched_off_a_spoilt_checkpoint_is_only_told(told: Sandbox) -> None:
+    told.configure(*SLOW, checkpoints={**CHECKPOINTS, "set_aside": False})
+    told.start()
+    first = told.wait_for_start()
+    wait_for_checkpoint(told, 10)
+    half_written(told, 500)
+    os.kill(first["pid"], signal.SIGKILL)
+    assert told.wait_for_start(2)["step"] == 500
+    assert "checkpoint-500" in names(told)
+    assert "left as it is" in told.wait_for_event("spoilt")["text"]
+
+
+def test_dry_run_shows_what_would_be_set_aside_and_changes_nothing(told: Sandbox) -> None:
+    told.configure(*SLOW, "--steps", "30", checkpoints=CHECKPOINTS)
+    assert told.start().wait(60) == 0
+    half_written(told, 500)
+    told.call("--start", "--json")  # refused: nothing happens
+    state = RunFolder(told.logs).load_state()[0]
+    assert state.phase.value == "finished"
+    shutil.rmtree(told.logs)
+    before = names(told)
+    answer = told.call("--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    assert "would rename" in answer.stdout and "checkpoint-500" in answer.stdout
+    assert "would start" in answer.stdout
+    assert names(told) == before
+
+
+def test_a_pointer_that_names_a_spoilt_checkpoint_is_led_to_the_good_one_and_kept(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20):
+        deepspeed(folder_of(told), step)
+    pointer = folder_of(told) / "latest"
+    former = pointer.read_text()
+    victim = folder_of(told) / "global_step20" / "mp_rank_00_model_states.pt"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    told.start()
+    told.wait_for_start()
+    assert pointer.read_text().strip() == "global_step10"
+    (kept,) = folder_of(told).glob("latest.before-*")
+    assert kept.read_text() == former.strip() or kept.read_text() == former
+    assert any(name.startswith("0-incomplete.global_step20.") for name in names(told))
+
+
+def test_a_run_that_fails_twice_at_the_same_place_is_parked_and_resumed_by_a_person(told: Sandbox) -> None:
+    script = told.folder / "train.py"
+    script.write_text("import os, pathlib\nraise KeyError(f'labels of {os.getpid()}')\n")
+    told.configure(daemon={"command": ["{python}", str(script)], "directory": str(told.folder)})
+    told.start()
+    event = told.wait_for_event("parked")
+    assert "ended it 2 times" in event["text"] and "--resume" in event["text"]
+    assert len(told.incidents()) == 2
+    assert told.status()["phase"] == "parked"
+    assert told.call("--resume").returncode == 0
+    wait_for(lambda: len(told.incidents()) >= 4, what=told.output_tail())
+
+
+def test_a_hardware_fault_parks_at_once(told: Sandbox) -> None:
+    script = told.folder / "train.py"
+    script.write_text(
+        "raise RuntimeError('Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost. "
+        "Reboot the system to recover this GPU')\n"
+    )
+    told.configure(daemon={"command": ["{python}", str(script)], "directory": str(told.folder)})
+    told.start()
+    assert "gpu_lost" in told.wait_for_event("parked")["text"]
+    assert len(told.incidents()) == 1
+
+
+def test_a_remedy_is_applied_at_the_second_crash_of_its_cause(told: Sandbox) -> None:
+    script = told.folder / "train.py"
+    script.write_text(
+        "import json, os, sys, time\n"
+        f"with open({str(told.folder / 'calls.jsonl')!r}, 'a') as out:\n"
+        "    print(json.dumps([sys.argv[1:], os.environ.get('REMEDY')]), file=out)\n"
+        "if os.environ.get('REMEDY'):\n"
+        "    time.sleep(3600)\n"
+        "raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
+    )
+    remedy = {"cuda_oom": {"environment": {"REMEDY": "yes"}, "arguments": ["--batch", "8"]}}
+    told.configure(
+        daemon={"command": ["{python}", str(script), "--lr", "1"], "directory": str(told.folder)},
+        restart={"on_crash": remedy},
+    )
+    told.start()
+    calls = told.folder / "calls.jsonl"
+    wait_for(lambda: calls.exists() and len(calls.read_text().splitlines()) == 3, what=told.output_tail())
+    assert [json.loads(line) for line in calls.read_text().splitlines()] == [
+        [["--lr", "1"], None],
+        [["--lr", "1"], None],
+        [["--lr", "1", "--batch", "8"], "yes"],
+    ]
+
+
+WORKER = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from stub_daemon import append, last_checkpoint, save
+folder = Path({folder!r})
+step = last_checkpoint(folder)
+append(folder / "resumed.txt", str(step))
+if os.fork():
+    time.sleep(3600)
+os.setsid()
+while True:
+    time.sleep(0.05)
+    step += 1
+    print(f"step {{step}}/1000 loss 0.5", flush=True)
+    if step % 120 == 0:
+        save(folder / "checkpoints" / f"checkpoint-{{step}}", step)
+"""
+
+
+def test_orphans_that_train_are_drained_and_the_run_resumes_from_what_they_saved(told: Sandbox) -> None:
+    script = told.folder / "train.py"
+    script.write_text(WORKER.format(tests=str(ROOT / "tests"), folder=str(told.folder)))
+    told.configure(
+        daemon={"command": ["{python}", str(script)], "directory": str(told.folder)},
+        progress={"status_file": None},
+        checkpoints=CHECKPOINTS,
+        watchdog={"orphans": "drain", "drain_timeout": 50},
+    )
+    told.start()
+    wait_for_checkpoint(told, 120)
+    daemon = wait_for(lambda: told.state()["run"]["identity"])
+    saved = max(int(name.partition("-")[2]) for name in names(told))
+    os.kill(daemon["pid"], signal.SIGKILL)
+    resumed = told.folder / "resumed.txt"
+    wait_for(lambda: len(resumed.read_text().split()) == 2, what=told.output_tail())
+    assert int(resumed.read_text().split()[1]) > saved
+    assert "until their next checkpoint" in told.wait_for_event("draining")["text"]

@@ -1,0 +1,92 @@
+"""Preparing a start: what must be known is found out first, spoilt checkpoints are set aside, the cause is judged."""
+
+from trainguard.health import Status
+from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
+from trainguard.policy.causes import Course, judge_start
+from trainguard.policy.restarting import decided, park, wait_until
+from trainguard.policy.turn import PREPARE_SECONDS, Turn, in_words
+from trainguard.policy.values import Prepared, SetAside, Spoilt
+
+DISK_SECONDS = 60.0
+
+
+def when_preparing(turn: Turn) -> None:
+    state, seen = turn.state, turn.seen
+    if adopt_if_alive(turn) or clear_if_needed(turn):
+        return
+    if state.paused:
+        wait_until(turn, seen.now, "paused by a person; nothing is started")
+        return
+    prepared = seen.prepared
+    if prepared is not None and prepared.run_id == _subject(turn):
+        go_on(turn, prepared)
+    elif state.deadline is None or seen.first:
+        # The watchdog that asked has died, or the machine: it is asked again.
+        turn.prepare(state.counted, state.trial)
+    elif seen.now >= state.deadline:
+        turn.tell(
+            "unprepared",
+            Status.ATTENTION,
+            f"what the start needs was not found out within {in_words(PREPARE_SECONDS)}; it is started all the same",
+        )
+        go_on(turn, Prepared(_subject(turn)))
+
+
+def go_on(turn: Turn, prepared: Prepared) -> None:
+    """All is known that will be: start, wait, or park."""
+    seen, settings = turn.seen, turn.settings
+    turn.tell_all(prepared.notes)
+    set_aside(turn, prepared)
+    if turn.state.incident is not None and not turn.state.incident.closed:
+        turn.change_incident(cause=prepared.cause)
+        turn.record()
+    judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, turn.state.trial)
+    if judged.course is Course.WAIT:
+        text = f"waiting for room: {judged.why}; it is looked again every {in_words(DISK_SECONDS)}"
+        is_news = turn.state.reason != text
+        wait_until(turn, seen.now + DISK_SECONDS, text)
+        if is_news:
+            turn.tell("disk", Status.BAD, text)
+            decided(turn, text)
+    elif judged.course is Course.PARK:
+        turn.change(rounds=settings.restart.rounds + 1)
+        park(turn, judged.why)
+    else:
+        former = turn.state.run.remedy if turn.state.run is not None else None
+        if judged.remedy is not None and judged.remedy != former:
+            decided(turn, f"with the remedy for {judged.remedy}")
+        resumed = prepared.resume_step if prepared.verified else seen.checkpoint_step
+        # What has helped goes on helping, until a person begins anew.
+        begin(turn, turn.state.counted, resumed, judged.remedy or former)
+
+
+def set_aside(turn: Turn, prepared: Prepared) -> None:
+    """Rename what would spoil the resume, or only tell it."""
+    for spoilt in prepared.spoilt:
+        name = spoilt.path.rpartition("/")[2]
+        if not turn.settings.checkpoints.set_aside:
+            turn.tell(
+                "spoilt", Status.BAD, f"{name} is {spoilt.verdict}: {spoilt.reason}; it is left as it is"
+            )
+            continue
+        instead = "from the beginning" if prepared.resume is None else f"at step {prepared.resume_step}"
+        turn.actions.append(SetAside(spoilt, prepared.resume))
+        turn.tell(
+            "set_aside",
+            Status.BAD,
+            f"{name} is {spoilt.verdict}: {spoilt.reason}; it is set aside, the run resumes {instead}",
+        )
+    if prepared.spoilt and turn.settings.checkpoints.set_aside:
+        note(turn, prepared.spoilt)
+
+
+def note(turn: Turn, spoilt: tuple[Spoilt, ...]) -> None:
+    incident = turn.state.incident
+    if incident is not None and not incident.closed:
+        turn.change_incident(set_aside=(*incident.set_aside, *spoilt))
+        turn.record()
+
+
+def _subject(turn: Turn) -> str:
+    run = turn.state.run
+    return "" if run is None or run.ending is None else run.id

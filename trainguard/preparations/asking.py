@@ -1,0 +1,66 @@
+"""Asking: the child that finds out what a start needs, and its answer."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trainguard import files
+from trainguard.inquiries import Inquiry
+from trainguard.policy import Prepared
+from trainguard.policy.turn import PREPARE_SECONDS
+
+ANSWER = "preparation.json"
+IN_VAIN = "what the start needs could not be found out"
+_LIMIT = 8 << 20
+
+
+class Preparation:
+    """Asks once for each start. No answer, or one that cannot be understood, is an answer too."""
+
+    def __init__(self, folder: Path, helpers: set[int]) -> None:
+        """The answer goes through a file in `folder`; `helpers` is where the child's number is kept meanwhile."""
+        self._answer = folder / ANSWER
+        self._helpers = helpers
+        self._inquiry: Inquiry | None = None
+        self._run_id = ""
+        self._found: Prepared | None = None
+
+    def ask(self, config: Path, run_id: str) -> None:
+        """Begin to find out what the start after the end of run `run_id` needs."""
+        self.stop()
+        self._found = None
+        command = [sys.executable, "-m", "trainguard.preparations.finding", str(config), run_id]
+        self._run_id = run_id
+        try:
+            self._inquiry = Inquiry(command, self._answer, PREPARE_SECONDS)
+        except OSError as error:
+            self._found = Prepared(run_id, notes=(f"{IN_VAIN} ({error.strerror or error})",))
+        else:
+            self._helpers.add(self._inquiry.pid)
+
+    def look(self, now: float) -> Prepared | None:
+        """What was found out, None as long as nothing was. Raises OSError."""
+        if self._inquiry is not None and self._inquiry.is_over(now):
+            self.stop()
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> Prepared:
+        try:
+            return msgspec.json.decode(files.read_small(self._answer, _LIMIT), type=Prepared)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Prepared(self._run_id, notes=(IN_VAIN,))
+        finally:
+            self._answer.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End the child, if there is one."""
+        inquiry, self._inquiry = self._inquiry, None
+        if inquiry is not None and inquiry.end():
+            self._helpers.discard(inquiry.pid)
+
+    def wake_sources(self) -> Sequence[Inquiry]:
+        """The child, whose end is worth a look at once."""
+        return [] if self._inquiry is None else [self._inquiry]
