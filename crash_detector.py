@@ -193,10 +193,23 @@ def follow(arguments: Namespace, settings: Settings | None, history: History, st
     return status
 
 
-def run(arguments: Namespace) -> int:
-    """Do what the command line says."""
+def answer(arguments: Namespace) -> int:
+    """Do what the command line says; with --json, what keeps it from that is told in the object too."""
     if arguments.check_config:
         return command_line.check_config(arguments.config)
+    try:
+        return run(arguments)
+    except BrokenPipeError:
+        raise
+    except (ExpectedError, OSError) as error:
+        if not arguments.json:
+            raise
+        print_crashes((), None, (), command_line.sentences_of(error), arguments)
+        return Status.UNKNOWN
+
+
+def run(arguments: Namespace) -> int:
+    """Look, and tell."""
     if arguments.list or arguments.explain is not None:
         return print_explanation(arguments)
     notes: list[str] = []
@@ -223,7 +236,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--since", type=moment_of, metavar="TIME", help="only crashes since '2026-01-05 03:00', or 6h ago")
     add("--all", action="store_true", help="read from the beginning, not from where the last scan stopped")
     add("--incident", type=filled, metavar="ID", help="what the watchdog recorded: its log, what it knows")
-    add("--kernel-log", type=path_of, metavar="FILE", help="the kernel's lines: dmesg, journalctl -k")
+    add(
+        "--kernel-log",
+        type=path_of,
+        metavar="FILE",
+        help="the kernel's lines: dmesg, journalctl -k; - for stdin",
+    )
     add("--gpus", action="store_true", help="ask the GPUs too: ECC, remapped rows, who holds their memory")
     add("--slurm-job", type=filled, metavar="ID", help="ask Slurm how this job ended")
     add("--quiet", action="store_true", help="one line")
@@ -240,6 +258,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     for other in ("history", "explain", "list"):
         if getattr(arguments, other) and arguments.files:
             parser.error(f"--{other} takes no log")
+    if arguments.kernel_log == Path("-") and "-" in arguments.files:
+        parser.error("--kernel-log -: stdin is the log already")
     if arguments.incident is not None and arguments.files:
         parser.error("--incident names its log itself")
     if arguments.follow and (arguments.files or arguments.incident):
@@ -249,7 +269,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one call."""
-    return command_line.guarded(lambda: run(parse(argv)), __file__)
+    return command_line.guarded(lambda: answer(parse(argv)), __file__)
 
 
 if __name__ == "__main__":

@@ -285,6 +285,19 @@ def test_the_kernels_word_counts_where_it_names_the_runs_process(place: Place) -
     assert told["crashes"][0]["type"] == "host_oom" and told["notes"] == []
 
 
+def test_the_kernels_lines_may_come_from_stdin(place: Place) -> None:
+    log = place.write(PROGRESS + KILLED)
+    assert place.json(log, "--kernel-log", "-", input=KERNEL)["crashes"][0]["type"] == "host_oom"
+    both = place.call("-", "--kernel-log", "-", input=KERNEL)
+    assert both.returncode == 3 and "stdin is the log already" in both.stderr
+
+
+@pytest.mark.skipif(not os.access("/dev/kmsg", os.R_OK), reason="the kernel log may not be read here")
+def test_the_machines_own_kernel_log_can_be_named(place: Place) -> None:
+    told = place.json(place.write(PROGRESS + KILLED), "--kernel-log", "/dev/kmsg")
+    assert told["crashes"] and not any("kmsg" in note for note in told["notes"])
+
+
 def test_what_is_appended_is_followed(place: Place) -> None:
     place.write(PROGRESS)
     with subprocess.Popen(
@@ -472,6 +485,54 @@ def test_a_configuration_that_cannot_be_used_does_not_keep_named_logs_from_being
     told = place.call(log)
     assert told.returncode == 2 and "goes on without it" in told.stderr
     assert place.call().returncode == 3
+
+
+def test_a_configuration_that_is_ignored_is_a_note_whether_or_not_a_history_is_kept(place: Place) -> None:
+    log = place.write(PROGRESS)
+    for broken in ("daemon: [", "deamon: {}"):
+        place.config.write_text(broken)
+        for more in ((), ("--no-history",)):
+            assert "goes on without it" in place.call(log, *more).stderr
+            assert any("goes on without it" in note for note in place.json(log, *more)["notes"])
+    place.config.unlink()
+    assert "goes on without it" in place.call(log, "--no-history").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--incident", "17-1"), "17-1: no such incident"),
+        (("--explain", "gremlins"), "gremlins: no crash type and no cause"),
+    ],
+)
+def test_with_json_an_error_is_told_in_the_object(
+    place: Place, arguments: tuple[str, ...], told: str
+) -> None:
+    answer = place.call("--json", *arguments)
+    content = json.loads(answer.stdout)
+    assert (answer.returncode, content["crashes"], content["scanned"]["files"]) == (3, [], [])
+    assert len(content["notes"]) == 1 and content["notes"][0].startswith(told)
+
+
+def test_with_json_a_configuration_that_cannot_be_used_is_told_in_the_object(place: Place) -> None:
+    place.config.write_text("daemon: {}\nlogs: 3\n")
+    several = place.call("--json")
+    notes = json.loads(several.stdout)["notes"]
+    assert several.returncode == 3 and len(notes) > 1
+    assert all(note.startswith("config.yaml: ") for note in notes)
+    place.config.unlink()
+    missing = place.call("--json")
+    assert missing.returncode == 3 and "no such file" in json.loads(missing.stdout)["notes"][0]
+
+
+def test_a_files_name_cannot_steer_the_terminal(place: Place) -> None:
+    name = "run\x1b[31m\n7.log"
+    place.write(PROGRESS + FAILED, f"runs/{name}")
+    for arguments in (("runs",), ("runs", "--quiet"), (f"runs/{name}.gone",)):
+        told = place.call(*arguments)
+        assert "\x1b" not in told.stdout + told.stderr
+    assert "runs/run\\x1b[31m\\n7.log:35" in place.call("runs").stdout
+    assert place.json("runs")["scanned"]["files"][0].endswith(name)
 
 
 def test_a_log_whose_name_is_no_text_is_told_in_json(place: Place) -> None:

@@ -135,6 +135,30 @@ def test_the_last_lines_of_a_large_log_are_found_from_its_end(tmp_path: Path) ->
     assert shortened(Source(str(log)), 12_345).start == (20_000 - 12_345) * 100
 
 
+REPORT = "Traceback (most recent call last):\n" + '  File "/data/run7/train.py", line 4, in step\n' * 9
+
+
+@pytest.mark.parametrize("prefix", ["", "[rank3]: ", "(train pid=811) "])
+@pytest.mark.parametrize("count", [1, 2, 9, 10])
+def test_the_last_lines_begin_no_report_in_its_middle(tmp_path: Path, prefix: str, count: int) -> None:
+    log = tmp_path / "a.log"
+    before = "step 1 loss 0.4\n" * 50
+    report = "".join(f"{prefix}{line}" for line in f"{REPORT}KeyError: 'labels'\n".splitlines(keepends=True))
+    log.write_text(before + report)
+    assert shortened(Source(str(log)), count).start == len(before)
+
+
+def test_the_last_lines_behind_a_whole_report_begin_where_they_were_asked_to(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    before = f"{REPORT}KeyError: 'labels'\nstep 1 loss 0.4\n"
+    log.write_text(f"{before}step 2 loss 0.4\n")
+    assert shortened(Source(str(log)), 1).start == len(before)
+    long = REPORT + '  File "/data/run7/train.py", line 4, in step\n' * 200
+    log.write_text(f"{long}KeyError: 'labels'\n")
+    assert shortened(Source(str(log)), 1).start == len(long)
+    assert shortened(Source(str(log), start=7), 205).start == 7
+
+
 # --- what is known ------------------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,7 @@ echo "$@" > "$0.arguments"
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A journalctl of the test's own is first in the path, and /dev/kmsg is not there."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("trainguard.kernel_log._KMSG", str(tmp_path / "no kmsg"))
+    monkeypatch.setattr("trainguard.kernel_log.KMSG", str(tmp_path / "no kmsg"))
     return tmp_path / "journalctl"
 
 

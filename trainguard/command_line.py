@@ -13,7 +13,7 @@ from typing import NoReturn, TextIO
 import msgspec
 
 from trainguard import VERSION, moments
-from trainguard.config import ConfigError, ExpectedError, check_paths, describe, load_settings
+from trainguard.config import ConfigError, ExpectedError, check_paths, clipped, describe, load_settings
 from trainguard.health import Status, painted
 
 # Bytes; less is read before a bar could be seen.
@@ -101,8 +101,8 @@ def check_config(path: Path) -> Status:
 
 def tell_problems(error: ConfigError) -> Status:
     """One line per problem on stderr; UNKNOWN."""
-    for problem in error.problems:
-        complain(marked(Status.BAD, f"{near(error.path)}: {problem}", sys.stderr))
+    for sentence in sentences_of(error):
+        complain(marked(Status.BAD, sentence, sys.stderr))
     return Status.UNKNOWN
 
 
@@ -159,8 +159,15 @@ def exit_code(stop: SystemExit) -> int:
 def error_sentence(error: Exception) -> str:
     """An expected error in one line: of an OSError, the file and what the system says about it."""
     if not isinstance(error, OSError) or not error.strerror:
-        return " ".join(str(error).split()) or type(error).__name__
-    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        return printable(" ".join(str(error).split())) or type(error).__name__
+    return printable(f"{error.filename}: {error.strerror}") if error.filename is not None else error.strerror
+
+
+def sentences_of(error: Exception) -> list[str]:
+    """An expected error, or each problem of a configuration, in one line."""
+    if isinstance(error, ConfigError):
+        return [f"{near(error.path)}: {problem}" for problem in error.problems]
+    return [error_sentence(error)]
 
 
 def flush() -> None:
@@ -211,8 +218,16 @@ def tell_notes(notes: Iterable[str]) -> None:
 
 
 def marked(status: Status, text: str, stream: TextIO | None = None) -> str:
-    """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal."""
-    return f"{painted(status, stream or sys.stdout)}  {text}"
+    """`WARN  text`, the mark in colour where `stream` (default: stdout) is a terminal.
+
+    A text may name a file, and a file's name may hold what would steer the terminal.
+    """
+    return f"{painted(status, stream or sys.stdout)}  {printable(text)}"
+
+
+def printable(text: str) -> str:
+    """Text on one line, with what cannot be printed as an escape."""
+    return clipped(text, len(text))
 
 
 def counted(count: int, noun: str) -> str:

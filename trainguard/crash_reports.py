@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainguard.command_line import counted, marked, near
+from trainguard.command_line import counted, marked, near, printable
 from trainguard.config import ExpectedError, clipped
 from trainguard.crash_types import CAUSES, HELPS, TYPES, Cause, CrashType, Retry
 from trainguard.health import Status
@@ -48,7 +48,7 @@ def in_full(crash: Crash) -> list[str]:
         )
     if len(crash.consequences) > CONSEQUENCES:
         told.append(f"      and {len(crash.consequences) - CONSEQUENCES} more")
-    told += [f"      {number}. {step}" for number, step in enumerate(crash.advice, 1)]
+    told += [f"      {number}. {printable(step)}" for number, step in enumerate(crash.advice, 1)]
     seen = "" if crash.count == 1 else f", seen {counted(crash.count, 'time')} since {crash.first_seen}"
     return [*told, f"      fingerprint {crash.fingerprint}{seen}; more: --explain {crash.cause}"]
 
@@ -57,7 +57,7 @@ def place(file: str, line: int | None) -> str:
     """Where a line stands."""
     if not file:
         return "exit status"
-    name = str(near(Path(file)))
+    name = printable(str(near(Path(file))))
     return name if line is None else f"{name}:{line}"
 
 

@@ -18,7 +18,7 @@ RECORDS_LIMIT = 100_000
 READ_SECONDS = 5.0
 # Documentation/ABI/testing/dev-kmsg: one read gives one record; the kernel's own limit is 8 KiB with its escapes.
 _RECORD_LIMIT = 16 << 10
-_KMSG = "/dev/kmsg"
+KMSG = "/dev/kmsg"
 _DAY = 86_400.0
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -107,7 +107,7 @@ def read_kernel_log(since: float | None = None) -> list[KernelLine]:
 def _read_kmsg() -> list[KernelLine]:
     records: deque[bytes] = deque(maxlen=RECORDS_LIMIT)
     began = time.monotonic()
-    descriptor = os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         # Opened at its first record; what is written while it is read could go on for ever.
         while time.monotonic() - began < READ_SECONDS:

@@ -1,7 +1,7 @@
 """Crash types and their finer causes: what each is, whether a restart helps, and what a person does about it."""
 
 from trainguard.crash_types import code, gpu, host
-from trainguard.crash_types.exceptions import EXCEPTIONS, POINTERS, type_of_exception
+from trainguard.crash_types.exceptions import CAUSE_OF_TYPE, EXCEPTIONS, POINTERS, type_of_exception
 from trainguard.crash_types.types import TYPES
 from trainguard.crash_types.values import HELPS, Blame, Cause, CrashType, Retry, Verdict
 
@@ -9,6 +9,7 @@ CAUSES = {cause.name: cause for cause in (*gpu.CAUSES, *host.CAUSES, *code.CAUSE
 
 __all__ = (
     "CAUSES",
+    "CAUSE_OF_TYPE",
     "EXCEPTIONS",
     "HELPS",
     "POINTERS",

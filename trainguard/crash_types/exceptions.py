@@ -357,6 +357,16 @@ PACKAGES = {
     "multiprocessing": "multiprocessing_error",
 }
 
+# What a type comes to where its exception's class is all that is known.
+CAUSE_OF_TYPE = {
+    "config_error": "config_invalid",
+    "file_not_found": "file_missing",
+    "host_oom": "host_alloc_failed",
+    "interrupted": "external_term",
+    "numerical": "nan_loss",
+    "permission_error": "permission",
+}
+
 # These say that another process failed, and repeat at best what it said: the reason stands earlier in the log.
 POINTERS = frozenset(
     {

@@ -1,10 +1,10 @@
 """Advising: the steps of a cause and its type, filled in with what this crash's own lines tell."""
 
-import re
 import string
 from collections.abc import Mapping
 
 from trainguard.crash_types import CAUSES, TYPES
+from trainguard.diagnosis.gpu_memory import find_foreign
 from trainguard.diagnosis.values import Facts, Observation
 
 ENOUGH_STEPS = 5
@@ -47,14 +47,15 @@ PACKAGES = {
     "yaml": "PyYAML",
     "zmq": "pyzmq",
 }
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[KMGT]i?B|bytes?)", re.IGNORECASE)
-_UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def advise(root: Observation, facts: Facts) -> tuple[str, ...]:
     """What to do about a crash, from the cheapest step; no step names what this crash did not tell."""
     cause, kind = CAUSES.get(root.cause), TYPES[root.type]
-    known = dict(root.facts)
+    # Which of the processes that are named is another one's, their comparison tells.
+    known = {name: held for name, held in root.facts.items() if name not in ("foreign_pid", "foreign")}
+    foreign = find_foreign(root.facts)
+    known |= {} if foreign is None else {"foreign_pid": foreign.pid, "foreign": foreign.held}
     module = known.get("module", "").partition(".")[0]
     if module:
         known["package"] = PACKAGES.get(module, module.replace("_", "-"))
@@ -74,15 +75,6 @@ def fill(step: str, known: Mapping[str, str]) -> str | None:
         return step.format_map(known) if names <= known.keys() else None
     except (ValueError, KeyError, IndexError, AttributeError):
         return step
-
-
-def parse_size(text: str | None) -> float | None:
-    """Bytes, from a size as PyTorch prints it (`1.50 GiB`); None where it is none."""
-    match = _SIZE.search(text or "")
-    if match is None:
-        return None
-    base = 1000 if match["unit"][1:2] in ("B", "b") and len(match["unit"]) == 2 else 1024
-    return float(match["number"]) * float(base ** _UNITS[match["unit"][0].lower()])
 
 
 def _measured(root: Observation, facts: Facts) -> list[str]:

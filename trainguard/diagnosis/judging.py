@@ -11,8 +11,9 @@ import msgspec
 from msgspec.structs import replace
 
 from trainguard.crash_types import CAUSES, TYPES, Retry, Verdict
-from trainguard.diagnosis.advising import advise, parse_size
+from trainguard.diagnosis.advising import advise
 from trainguard.diagnosis.fingerprints import fingerprint, normalised
+from trainguard.diagnosis.gpu_memory import find_foreign, parse_size
 from trainguard.diagnosis.observing import ABORT, CASCADE, COLLECTIVE, DEATH, MACHINE, OWN, SUMMARY
 from trainguard.diagnosis.values import (
     Advance,
@@ -52,8 +53,6 @@ EVIDENCE = 12
 # How far above its limit a collective must have run for the clock that watched it to have stood still itself.
 LATE = 2.0
 FRAGMENTED = 0.2
-# Less than this a driver's own contexts hold.
-FOREIGN_BYTES = 1 << 30
 
 # A run whose loss is no number dies of these sooner or later.
 _NAN_DIES_OF = {"value_error", "runtime_error", "assertion_error", "index_error", "zero_division_error"}
@@ -436,7 +435,7 @@ def _numerical(episode: Episode, failures: Sequence[Observation]) -> tuple[Line,
 def describe(found: Failures) -> Crash:
     """One crash as it is told."""
     failures, facts = found.all, found.facts
-    root = replace(found.root, cause=_finer(found.root, facts))
+    root = replace(found.root, cause=_finer(found.root, failures, facts))
     kind = TYPES[root.type]
     same = [one for one in failures if one.type == root.type and one is not found.root]
     # One failure on many ranks is one crash, and so is what each of its lines says of it.
@@ -483,11 +482,13 @@ def _retry(root: Observation) -> Retry:
     return _RETRIES.get(verdict, TYPES[root.type].retry)
 
 
-def _finer(root: Observation, facts: Facts) -> str:
+def _finer(root: Observation, failures: Sequence[Observation], facts: Facts) -> str:
     """The cause, made finer by what the line and the machine tell in numbers."""
     if root.cause == "cuda_oom":
-        if facts.gpu_foreign or (parse_size(root.facts.get("foreign")) or 0) >= FOREIGN_BYTES:
+        if facts.gpu_foreign or find_foreign(root.facts) is not None:
             return "cuda_oom_foreign"
+        if any(one.cause == "cuda_oom_preallocated" for one in failures):
+            return "cuda_oom_preallocated"
         allocated, unallocated = (parse_size(root.facts.get(name)) for name in ("allocated", "unallocated"))
         reserved = parse_size(root.facts.get("reserved"))
         if unallocated is None and reserved is not None and allocated is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from trainguard.crash_types import CAUSES, EXCEPTIONS, POINTERS, type_of_exception
+from trainguard.crash_types import CAUSE_OF_TYPE, CAUSES, EXCEPTIONS, POINTERS, type_of_exception
 from trainguard.diagnosis import advancing, tracebacks
 from trainguard.diagnosis.tracebacks import Traceback
 from trainguard.diagnosis.values import (
@@ -34,6 +34,8 @@ TIME_LINES = 300
 
 _SAMPLE = re.compile(r"^Caught \w+ in (?:DataLoader worker process|replica|pin memory thread)")
 _ABORTED = re.compile(r"(?i)abort|terminate called|SIGABRT|signal 6\b")
+# What torchelastic's agent says of a process at once, before its summary.
+_FAILED = re.compile(r"\bfailed \(exitcode: -\d+\) local_rank: \d+ \(pid: (?P<pid>\d+)\)")
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*: (?P<code>-?\d+) +\(pid: (?P<pid>\d+)\)")
 _RANK_OF_SUMMARY = re.compile(r"^\s*rank\s*: (?P<rank>\d+)")
 _OS_ERROR = re.compile(r"^\[Errno (?P<number>\d+)\]")
@@ -81,6 +83,7 @@ class Observer:
         self._training = advancing.Reader()
         self._blamed = False
         self._blamed_rank: int | None = None
+        self._failed: dict[str, Line] = {}
         self._time: float | None = None
         self._since_time = 0
         self._order = self._spoken = 0
@@ -127,7 +130,9 @@ class Observer:
     def _of_summary(self, line: Line) -> Observation | None:
         """A death that torchelastic's summary tells: of the rank that failed first, which said nothing itself."""
         body = line.body
-        if body.startswith("Root Cause (first observed failure)"):
+        if match := _FAILED.search(body):
+            self._failed[match["pid"]] = line
+        elif body.startswith("Root Cause (first observed failure)"):
             self._blamed, self._blamed_rank = True, None
         elif self._blamed and (match := _RANK_OF_SUMMARY.match(body)):
             self._blamed_rank = int(match["rank"])
@@ -136,7 +141,7 @@ class Observer:
             if (death := _DEATHS.get(int(match["code"]))) is not None:
                 kind, cause, strength = death
                 return Observation(
-                    line,
+                    self._failed.pop(match["pid"], line),
                     Origin.LINE,
                     kind,
                     cause,
@@ -189,6 +194,8 @@ class Observer:
     def _of_report(self, report: Traceback) -> Iterator[Event]:
         row = _first(self._matcher(report.final.text))
         if report.ignored or (row is not None and row.role is Role.TEARDOWN):
+            return
+        if row is not None and row.role is Role.ADVICE and not report.uncaught:
             return
         known = row is not None and row.role in (Role.ROOT, Role.CASCADE) and row.crash_type is not None
         if row is not None and known:
@@ -266,7 +273,9 @@ def _exception(report: Traceback) -> Observation:
     if crash_type == "os_error" and (match := _OS_ERROR.match(report.message)):
         crash_type = _ERRNO.get(match["number"], crash_type)
     last = report.name.rpartition(".")[2]
-    own = crash_type if last in EXCEPTIONS and crash_type in CAUSES else None
+    own = CAUSE_OF_TYPE.get(crash_type)
+    if own is None and last in EXCEPTIONS and crash_type in CAUSES:
+        own = crash_type
     strength = OWN
     if last == "ChildFailedError":
         crash_type, own, strength = "unknown", "child_failed_summary", SUMMARY

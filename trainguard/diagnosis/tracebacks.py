@@ -22,6 +22,7 @@ _EXCEPTION_NAME = re.compile(
     r"Group|NotFound|Denied|Invalid|Iteration|Refused|Stop|Fault|Killed|Unavailable|Exhausted|Signal)\d?$"
 )
 _RAISE = re.compile(r"^\s+raise (?P<name>[A-Za-z_][\w.]*)\((?P<message>.*)$")
+_QUOTED = re.compile(r'File "[^"]*", line \d')
 _GROUP_EDGE = re.compile(r"^\s*(?:\| |\+ )+")
 _GROUP_LINE = re.compile(r"^\s*\+-[+-]")
 _INDENTED = re.compile(r"^(?:\s|\^|~)")
@@ -107,9 +108,11 @@ class Reader:
     def read(self, line: Line) -> tuple[bool, list[Traceback]]:
         """Whether the line is part of a report, and the reports that end with it."""
         body, stream = line.body, line.stream
-        at = body.find(HEADER)
-        if at >= 0:
-            self._begin(line)
+        _, header, behind = body.partition(HEADER)
+        if header:
+            # A text that quotes a report has it on one line.
+            if not _QUOTED.search(behind):
+                self._begin(line)
             return True, []
         if STACK in body:
             self._stacks.add(stream)

@@ -8,7 +8,7 @@ import msgspec
 
 from trainguard.command_line import counted, error_sentence
 from trainguard.gpu import Gpus, ask_gpus
-from trainguard.kernel_log import KernelLine, has_kernel_lines, parse_kernel_log, read_kernel_log
+from trainguard.kernel_log import KMSG, KernelLine, has_kernel_lines, parse_kernel_log, read_kernel_log
 from trainguard.launchers import read_slurm_state
 
 KERNEL_LIMIT = 256 << 20
@@ -29,13 +29,16 @@ def gather(
 ) -> Evidence:
     """Ask the machine for what was asked for; what it does not tell is a note.
 
-    Its own kernel log is read only with `kernel`: it says nothing of a run on another machine.
+    `kernel_file` may be `-`, which is stdin. The machine's own kernel log is read only with `kernel`: it says
+    nothing of a run on another machine.
     """
     lines: list[KernelLine] = []
     foreign: tuple[str, ...] = ()
     state = None
     try:
-        if kernel_file is not None:
+        if kernel_file == Path(KMSG):
+            lines = read_kernel_log()
+        elif kernel_file is not None:
             lines = parse_kernel_log(read_kernel_file(kernel_file, notes), now_wall=time.time())
         elif kernel:
             lines = read_kernel_log()
@@ -63,7 +66,7 @@ def read_kernel_file(path: Path, notes: list[str], limit: int = KERNEL_LIMIT) ->
     """The first `limit` bytes of a kernel log, compressed or not; what is wrong with it is a note. Raises OSError."""
     from trainguard.scanner import reading  # a scan without a kernel log does without
 
-    stream, _ = reading.open_log(path)
+    stream = os.fdopen(os.dup(0), "rb", buffering=0) if path == Path("-") else reading.open_log(path)[0]
     content = bytearray()
     block = memoryview(bytearray(BLOCK))
     with stream:

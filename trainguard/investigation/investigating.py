@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from trainguard import diagnosis, scanner
+from trainguard.command_line import counted
 from trainguard.config import ExpectedError
 from trainguard.diagnosis import Crash, Facts, Failures, Gap, Line, Observation, Rest
+from trainguard.investigation import kernel_lines
 from trainguard.investigation.evidence import Evidence
 from trainguard.investigation.sources import Source, name_of_run
-from trainguard.kernel_log import KernelLine
 from trainguard.launchers import read_error_file
 from trainguard.moments import seconds_of
 from trainguard.progress import Role, parse_segment
@@ -33,8 +34,6 @@ from trainguard.signatures import SignatureError
 ERROR_FILES = 16
 # Lines are counted at once in a log of this size; in a larger one only if there is something to point at.
 SMALL = 32 << 20
-# The kernel speaks of a death before the watchdog notices it, and rarely after.
-KERNEL_BEFORE, KERNEL_AFTER = 600.0, 60.0
 _PID = re.compile(r"(?i)\b(?:pid|process)\b[ :=#(]{0,3}(\d{2,7})\b|\b(\d{2,7}) Killed\b")
 _ERROR_FILE = re.compile(rb"error_file: (/\S+\.json)")
 
@@ -114,7 +113,7 @@ def investigate(
     read = 0
     for source in sources:
         try:
-            scan, failures = _examine(source, knowledge, evidence, tell_progress)
+            scan, failures = _examine(source, knowledge, evidence, tell_progress, notes)
         except OSError as error:
             notes.append(f"{source.path}: {error.strerror or error}")
             continue
@@ -188,33 +187,65 @@ def _overcome(found: Failures, source: Source) -> str:
 
 
 def _examine(
-    source: Source, knowledge: Knowledge, evidence: Evidence, tell_progress: Callable[[int], None] | None
+    source: Source,
+    knowledge: Knowledge,
+    evidence: Evidence,
+    tell_progress: Callable[[int], None] | None,
+    notes: list[str],
 ) -> tuple[Scan, list[Failures]]:
     if source.text is not None:
         scan = scan_stream(io.BytesIO(source.text), source.path, knowledge.database, is_progress=is_progress)
-        return scan, _failures(source, scan, knowledge, evidence)
+        return scan, _failures(source, scan, knowledge, evidence, notes)
     if source.path == "-":
         scan = scan_stream(os.fdopen(os.dup(0), "rb"), "-", knowledge.database, is_progress=is_progress)
-        return scan, _failures(source, scan, knowledge, evidence)
+        return scan, _failures(source, scan, knowledge, evidence, notes)
     path = Path(source.path)
     scan = scan_file(
         path, knowledge.database, source.start, source.end, is_progress=is_progress, progress=tell_progress
     )
-    if scan.end - scan.start > SMALL and not _failures(source, scan, knowledge, evidence):
+    if scan.end - scan.start > SMALL and not _failures(source, scan, knowledge, evidence, notes):
         return scan, []
     scan = number_lines(scan, path)
-    return scan, _failures(source, scan, knowledge, evidence)
+    return scan, _failures(source, scan, knowledge, evidence, notes)
 
 
-def _failures(source: Source, scan: Scan, knowledge: Knowledge, evidence: Evidence) -> list[Failures]:
+def _failures(
+    source: Source, scan: Scan, knowledge: Knowledge, evidence: Evidence, notes: list[str]
+) -> list[Failures]:
     facts = _with_evidence(source.facts, evidence)
     observer = diagnosis.Observer(knowledge.matcher)
     events = list(observer.observe(_with_rest(_lines(scan), source)))
-    pids = {int(pid) for event in events for pid in _pids(event)} | (
-        facts.pids if facts is not None else set()
+    pids = frozenset(int(pid) for event in events for pid in _pids(event)) | (
+        facts.pids if facts is not None else frozenset()
     )
-    kernel = diagnosis.observe_kernel(_near(evidence.kernel, facts), knowledge.matcher, frozenset(pids))
-    return diagnosis.find_failures(events, facts, [*kernel, *_error_files(scan, knowledge)])
+    told, left = _of_kernel(source, scan, knowledge, evidence, facts, pids)
+    failures = diagnosis.find_failures(events, facts, [*told, *_error_files(scan, knowledge)])
+    # The watchdog knows when its run ended, and the machine's own log holds much that is of other times.
+    if failures and left and (facts is None or facts.time is None):
+        notes.append(
+            f"{source.path}: {counted(len(left), 'failure')} that the kernel log tells of at other times than its "
+            "end, or of other programs, left out"
+        )
+    return failures
+
+
+def _of_kernel(
+    source: Source,
+    scan: Scan,
+    knowledge: Knowledge,
+    evidence: Evidence,
+    facts: Facts | None,
+    pids: frozenset[int],
+) -> tuple[list[Observation], list[Observation]]:
+    """What the kernel told that may be of this run, and what cannot be."""
+    if not evidence.kernel:
+        return [], []
+    period = kernel_lines.period_of(source.path, _lines(scan), facts)
+    chosen, left = kernel_lines.choose(evidence.kernel, period, pids)
+    return (
+        diagnosis.observe_kernel(chosen, knowledge.matcher, pids),
+        diagnosis.observe_kernel(left, knowledge.matcher, pids),
+    )
 
 
 def _lines(scan: Scan) -> Iterator[Line | Gap]:
@@ -271,10 +302,3 @@ def _pids(event: object) -> Iterator[str]:
     if isinstance(event, Observation):
         for match in _PID.finditer(event.line.text):
             yield match[1] or match[2]
-
-
-def _near(lines: Iterable[KernelLine], facts: Facts | None) -> Iterator[Line]:
-    at = None if facts is None else facts.time
-    for number, line in enumerate(lines, 1):
-        if at is None or line.time is None or at - KERNEL_BEFORE <= line.time <= at + KERNEL_AFTER:
-            yield Line("kernel log", number, 0, line.text, line.text, time=line.time)

@@ -22,6 +22,8 @@ FOLDER_LIMIT = 2000
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # So much before a position is read again, so that a failure that was being written then is seen whole.
 OVERLAP = 256 << 10
+# So many lines a traceback may have before the last lines of a log that are asked for.
+TRACEBACK_LINES = 100
 _RANK_PART = re.compile(
     r"(?i)(?:/\d+)?/std(?:out|err)(?:\.log)?$|[._-]?(?:local_?)?(?:rank|worker|node|task|proc)[._-]?\d+|\.(?:out|err)$"
 )
@@ -132,14 +134,34 @@ def source_of(record: IncidentRecord) -> Source:
 
 
 def shortened(source: Source, count: int) -> Source:
-    """The last `count` lines of a source only; of what cannot be measured, or is compressed, all of it."""
-    if Path(source.path).suffix in COMPRESSED:
+    """The last `count` lines of a source only; of what cannot be measured, or is compressed, all of it.
+
+    Where they begin inside a traceback, it is read from its own beginning, if that is near.
+    """
+    path = Path(source.path)
+    if path.suffix in COMPRESSED:
         return source
     try:
-        start = files.start_of_last_lines(Path(source.path), count, source.end)
+        start = files.start_of_last_lines(path, count, source.end)
+        before = files.start_of_last_lines(path, count + TRACEBACK_LINES, source.end)
+        content = files.read_range(path, max(before, start - OVERLAP), start)
     except OSError:
         return source
+    start = _start_of_open_traceback(content, start)
     return msgspec.structs.replace(source, start=max(source.start, start))
+
+
+def _start_of_open_traceback(content: bytes, end: int) -> int:
+    """Where the report begins that has not come to its final line in these bytes, which end at offset `end`."""
+    from trainguard.diagnosis import cut_lines  # it takes a while to load
+
+    opened: dict[str, int] = {}
+    for line in cut_lines(content, "", end - len(content), None):
+        if line.body.endswith("Traceback (most recent call last):"):
+            opened[line.stream] = line.offset
+        elif not line.body.startswith((" ", "\t")):
+            opened.pop(line.stream, None)
+    return min(opened.values(), default=end)
 
 
 def size_of(sources: Iterable[Source]) -> int:

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent
 SIZE_LIMIT = 1 << 20
 # Processor time; a sound row takes microseconds, and milliseconds for a line that was written against it.
 SEARCH_SECONDS = 0.5
+_NEXT_TO_NOTHING = ("", " ", "x", "E", "0", "-", ":")
 
 
 class Role(str, Enum):
@@ -71,15 +72,18 @@ class SignatureError(ValueError):
 
 def load_signatures(user_file: Path | None = None) -> tuple[Signature, ...]:
     """All rows: the user's first, since the first row that fits a line wins. Raises SignatureError, OSError."""
-    rows = [] if user_file is None else read_rows(user_file)
-    for file in sorted(FOLDER.glob("*.yaml")):
-        rows += read_rows(file)
-    seen: set[str] = set()
-    for row in rows:
-        if row.name in seen:
-            raise SignatureError(f"{row.name}: two rows have this name")
-        seen.add(row.name)
-    return tuple(rows)
+    files = [] if user_file is None else [user_file]
+    files += sorted(FOLDER.glob("*.yaml"))
+    found: dict[str, tuple[str, Signature]] = {}
+    for file in files:
+        for number, row in enumerate(read_rows(file), 1):
+            if row.name in found:
+                other, _ = found[row.name]
+                raise SignatureError(
+                    f"{other} ({row.name}): two rows have this name; {file}: row {number} too"
+                )
+            found[row.name] = f"{file}: row {number}", row
+    return tuple(row for _, row in found.values())
 
 
 def read_rows(file: Path) -> list[Signature]:
@@ -121,6 +125,8 @@ def _row(file: Path, number: int, one: object) -> Signature:
     if row.crash_type is None and row.role in (Role.ROOT, Role.CASCADE) and row.cause is None:
         raise SignatureError(f"{where}: a type or a cause is missing")
     try:
+        if any(row.search(text) is not None for text in _NEXT_TO_NOTHING):
+            raise SignatureError(f"{where}: pattern: it matches next to nothing, and so nearly every line")
         if row.search(row.sample) is None:
             raise SignatureError(f"{where}: its sample does not match")
         if row.search(row.near_miss) is not None:
