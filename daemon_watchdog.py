@@ -118,7 +118,7 @@ def show_plan(settings: Settings) -> int:
             # It costs memory, which a watchdog that idles does without.
             from trainguard.preparations.finding import find_out
 
-            prepared = find_out(settings, after, action.run_id, cache=None)
+            prepared = find_out(settings, after, action.subject, cache=None)
             after, more = policy.decide(after, observer.look(after, None, prepared), settings)
             actions = (*actions, *more)
     findings = observer.findings if finding is None else (finding, *observer.findings)
@@ -166,6 +166,8 @@ def run(arguments: Namespace) -> int:
         return command_line.check_config(arguments.config)
     try:
         settings = load_settings(arguments.config)
+        if problems := command_line.check_causes(settings):
+            raise ConfigError(tuple(problems), settings.path)
     except ConfigError as error:
         hint = "a watchdog that runs goes on with its former settings; SIGTERM to the pid in watchdog.lock ends it"
         raise ConfigError((*error.problems, hint) if arguments.stop else error.problems, error.path) from None

@@ -113,11 +113,13 @@ def last_checkpoint(folder: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def save(checkpoint: Path, step: int) -> None:
-    """Weights, and last the state, as the Trainer of transformers does it."""
+def save(checkpoint: Path, step: int, size: int = 16) -> None:
+    """Weights of so many bytes, and last the state, as the Trainer of transformers does it."""
     checkpoint.mkdir(parents=True, exist_ok=True)
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-    weights = struct.pack("<4f", 0.1, 0.2, 0.3, 0.4)
+    header = json.dumps(
+        {"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    ).encode()
+    weights = struct.pack("<4f", 0.1, 0.2, 0.3, 0.4) * (size // 16)
     (checkpoint / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + weights)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": []}))
 

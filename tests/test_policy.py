@@ -61,12 +61,15 @@ class History:
     def __init__(self, settings: Settings = SETTINGS, state: State | None = None) -> None:
         self.settings, self.state, self.boot = settings, state or State(), "a"
         self.actions: tuple[Any, ...] = ()
+        self.found: dict[str, Any] = {}
 
     def see(self, now: float, daemon: Any = None, **facts: Any) -> "History":
         seen = Seen(now=now, wall=1e9 + now, boot=self.boot, token="t", daemon=daemon, **facts)
         self.state, self.actions = decide(self.state, seen, self.settings)
         if self.prepares and (asked := [one for one in self.actions if isinstance(one, Prepare)]):
-            answer = replace(seen, prepared=Prepared(asked[0].run_id), request=None, first=False)
+            answer = replace(
+                seen, prepared=Prepared(asked[0].subject, **self.found), request=None, first=False
+            )
             self.state, more = decide(self.state, answer, self.settings)
             self.actions += more
         if self.prepares and (asked := [one for one in self.actions if isinstance(one, Examine)]):
@@ -397,3 +400,32 @@ def test_orphans_that_never_save_are_stopped_at_the_limit(now: float, stopped: b
 def test_where_no_checkpoint_folder_is_named_orphans_are_stopped_at_once() -> None:
     history = History(with_section("watchdog", orphans="drain")).start(0.0).alive(5.0, step=12)
     assert history.see(10.0, CRASH, leftovers=(CHILD,)).signals()
+
+
+@pytest.mark.parametrize(("waited", "forks"), [(3599.9, False), (3600.0, True)])
+def test_room_on_the_disk_is_waited_for_no_longer_than_a_parked_daemon_waits(
+    waited: float, forks: bool
+) -> None:
+    history = History().start(0.0)
+    history.found = {"free": 1, "needed": 2}
+    assert history.crash(10.0).told("disk") and history.state.phase is Phase.COOLING
+    assert not history.see(70.0, CRASH).did(Fork) and not history.told("disk")
+    assert history.see(10.0 + waited, CRASH).did(Fork) is forks
+
+
+def test_a_start_goes_on_as_soon_as_there_is_room() -> None:
+    history = History().start(0.0)
+    history.found = {"free": 1, "needed": 2}
+    history.crash(10.0)
+    history.found = {"free": 2, "needed": 2}
+    assert history.see(69.9, CRASH).did(Fork) is False
+    assert history.see(70.0, CRASH).did(Fork) is True
+
+
+def test_an_answer_to_an_earlier_question_is_none() -> None:
+    history = History().start(0.0)
+    history.prepares = False
+    history.crash(10.0)
+    assert history.state.phase is Phase.PREPARING
+    assert not history.see(11.0, CRASH, prepared=Prepared("another#1")).did(Fork)
+    assert history.see(130.0, CRASH).did(Fork)

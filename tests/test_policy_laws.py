@@ -223,7 +223,7 @@ class World:
         elif isinstance(action, Prepare):
             cause = CAUSES[self.pids % len(CAUSES)]
             free = 0 if self.pids % 4 == 0 else 1 << 40
-            self.prepared = Prepared(action.run_id, cause, self.past, free=free, verified=True)
+            self.prepared = Prepared(action.subject, cause, self.past, free=free, verified=True)
             self.past = (Past(1.7e9 + self.time, cause), *self.past)[:20]
         elif isinstance(action, Fork):
             self.gate, self.prepared = self.new_process(), None

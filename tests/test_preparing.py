@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_files import deepspeed
+from stub_daemon import save
 from support import ROOT, Sandbox, wait_for
 
 from trainguard.run_folder import RunFolder
@@ -209,3 +211,58 @@ def test_orphans_that_train_are_drained_and_the_run_resumes_from_what_they_saved
     wait_for(lambda: len(resumed.read_text().split()) == 2, what=told.output_tail())
     assert int(resumed.read_text().split()[1]) > saved
     assert "until their next checkpoint" in told.wait_for_event("draining")["text"]
+
+
+@pytest.fixture
+def small_disk(told: Sandbox) -> Iterator[Sandbox]:
+    """A checkpoint folder on a file system of its own, of 24 MB."""
+    folder_of(told).mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder_of(told))],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs here")
+    yield told
+    told.clean_up()
+    subprocess.run(["umount", "-l", str(folder_of(told))], check=True)
+
+
+def fill(sandbox: Sandbox, steps: range, size: int = 5 << 20) -> None:
+    for step in steps:
+        save(folder_of(sandbox) / f"checkpoint-{step}", step, size)
+
+
+def test_a_start_waits_for_room_for_the_next_checkpoint_and_goes_on_when_there_is_some(
+    small_disk: Sandbox,
+) -> None:
+    small_disk.configure(*SLOW, checkpoints=CHECKPOINTS)
+    fill(small_disk, range(10, 50, 10))
+    small_disk.start()
+    assert "waiting for room" in small_disk.wait_for_event("disk")["text"]
+    assert small_disk.status()["phase"] == "cooling"
+    assert small_disk.starts() == []
+    shutil.rmtree(folder_of(small_disk) / "checkpoint-10")
+    assert small_disk.call("--resume").returncode == 0
+    assert small_disk.wait_for_start()["step"] == 40
+
+
+def test_where_the_user_asks_for_it_the_oldest_whole_checkpoints_make_room(small_disk: Sandbox) -> None:
+    small_disk.configure(*SLOW, "--save-every", "100000", checkpoints={**CHECKPOINTS, "prune": True})
+    fill(small_disk, range(10, 50, 10))
+    best = folder_of(small_disk) / "checkpoint-10"
+    state = {"global_step": 40, "log_history": [], "best_model_checkpoint": str(best)}
+    (folder_of(small_disk) / "checkpoint-40" / "trainer_state.json").write_text(json.dumps(state))
+    small_disk.start()
+    assert small_disk.wait_for_start()["step"] == 40
+    assert names(small_disk) == ["checkpoint-10", "checkpoint-30", "checkpoint-40"]
+    assert "checkpoint-20" in small_disk.wait_for_event("pruned")["text"]
+
+
+def test_a_remedy_for_an_unknown_cause_is_refused_with_the_nearest_name(told: Sandbox) -> None:
+    told.configure(restart={"on_crash": {"cuda_om": {"arguments": ["--batch", "8"]}}})
+    for arguments in ((), ("--check-config",)):
+        answer = told.call(*arguments)
+        assert answer.returncode == 3
+        assert "did you mean `cuda_oom`" in answer.stderr and "on_crash.cuda_om" in answer.stderr

@@ -13,7 +13,16 @@ from typing import NoReturn, TextIO
 import msgspec
 
 from trainguard import VERSION, moments
-from trainguard.config import ConfigError, ExpectedError, check_paths, clipped, describe, load_settings
+from trainguard.config import (
+    ConfigError,
+    ExpectedError,
+    Settings,
+    check_paths,
+    clipped,
+    describe,
+    did_you_mean,
+    load_settings,
+)
 from trainguard.health import Status, painted
 
 # Bytes; less is read before a bar could be seen.
@@ -92,11 +101,26 @@ def check_config(path: Path) -> Status:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:<{width}}  {text}")
-    if problems := check_paths(settings):
+    if problems := [*check_paths(settings), *check_causes(settings)]:
         sys.stdout.flush()  # the rows come before the problems, also where both go to one file
         return tell_problems(ConfigError(tuple(problems), settings.path))
     print(marked(Status.OK, f"{near(path)}: these settings will do"))
     return Status.OK
+
+
+def check_causes(settings: Settings) -> list[str]:
+    """What is wrong with the names in restart.on_crash, in sentences."""
+    if not settings.restart.on_crash:
+        return []
+    from trainguard.crash_types import CAUSES, TYPES  # costs memory, and few name any
+
+    known = {**TYPES, **CAUSES}
+    strange = [name for name in settings.restart.on_crash if name not in known]
+    return [
+        f"restart.on_crash.{clipped(name)}: no crash type and no cause{did_you_mean(name, known)}; "
+        "crash_detector.py --list names them all"
+        for name in strange
+    ]
 
 
 def tell_problems(error: ConfigError) -> Status:

@@ -106,12 +106,14 @@ class ProgressSettings(msgspec.Struct, frozen=True, kw_only=True):
 class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the trainer saves, and for how many seconds a SIGKILL waits for a save (0: not at all).
 
-    With `set_aside`, checkpoints that would spoil a resume are renamed before a start.
+    With `set_aside`, checkpoints that would spoil a resume are renamed before a start; with `prune`, old whole
+    ones are deleted where a start would otherwise wait for room.
     """
 
     directory: MaybeLocation = None
     save_timeout: Patience = 600.0
     set_aside: Switch = True
+    prune: Switch = False
 
 
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Remedies: what is mended before a start. Nothing is deleted: it is renamed, and what it said is kept beside it."""
+"""Remedies: what is mended before a start. Without `prune`, which a user must ask for, nothing is deleted."""
 
 import os
 import time
@@ -25,6 +25,16 @@ def set_aside(path: Path, verdict: str, resume: Path | None) -> Path | None:
     target = files.free_name(path.with_name(name_aside(path.name, verdict, stamp)))
     path.rename(target)
     return target
+
+
+def prune(path: Path) -> None:
+    """Delete an old checkpoint; a link only itself. Raises OSError."""
+    import shutil  # costs memory, and only who asked for it needs it
+
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def name_aside(name: str, verdict: str, stamp: str) -> str:

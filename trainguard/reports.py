@@ -11,7 +11,19 @@ from trainguard import incidents, processes
 from trainguard.config import Remedy, Settings
 from trainguard.health import Status
 from trainguard.moments import text_of as moment
-from trainguard.policy import OVER, Action, Fork, Phase, Record, SetAside, Signal, State, Tell, restarts_left
+from trainguard.policy import (
+    OVER,
+    Action,
+    Fork,
+    Phase,
+    Prune,
+    Record,
+    SetAside,
+    Signal,
+    State,
+    Tell,
+    restarts_left,
+)
 from trainguard.run_folder import RunFolder
 
 
@@ -120,6 +132,8 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
             lines.append(f"would start: {' '.join((*settings.daemon.command, *remedy.arguments))}")
         elif isinstance(action, SetAside):
             lines.append(f"would rename {action.spoilt.path}, which is {action.spoilt.verdict}")
+        elif isinstance(action, Prune):
+            lines.append(f"would delete {action.path}, as checkpoints.prune says")
         elif isinstance(action, Signal):
             lines.append(f"would send {action.signal} to pid {action.target.pid}")
         elif isinstance(action, Tell):

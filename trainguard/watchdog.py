@@ -116,9 +116,11 @@ class Watchdog:
             elif isinstance(action, policy.Examine):
                 self.chronicle.examine(action.incident_id, action.processes)
             elif isinstance(action, policy.Prepare):
-                self.preparation.ask(self.settings.path, action.run_id)
+                self.preparation.ask(self.settings.path, action.subject)
             elif isinstance(action, policy.SetAside):
                 self.set_aside(action)
+            elif isinstance(action, policy.Prune):
+                self.prune(Path(action.path))
             elif isinstance(action, policy.Signal):
                 if (problem := self.daemon.send(action.target, action.signal)) is not None:
                     self.journal.note(problem)
@@ -132,6 +134,13 @@ class Watchdog:
             remedies.set_aside(path, action.spoilt.verdict, resume)
         except OSError as error:
             self.journal.note(Finding(Status.BAD, str(path), f"cannot be set aside ({error.strerror})"))
+
+    def prune(self, path: Path) -> None:
+        """Delete an old checkpoint."""
+        try:
+            remedies.prune(path)
+        except OSError as error:
+            self.journal.note(Finding(Status.BAD, str(path), f"cannot be deleted ({error.strerror})"))
 
     def wake_sources(self) -> list[processes.Pollable]:
         """Whatever is worth a look as soon as it ends."""

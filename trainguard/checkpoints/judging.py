@@ -31,7 +31,7 @@ _SCHEDULER = re.compile(r"scheduler(?:_[0-9]+)?\.(?:pt|bin)")
 
 
 def judge_newest(directory: Path, living: bool, now_wall: float) -> list[Judgement]:
-    """The checkpoints in a run's folder, newest first, down to and including the first complete one.
+    """The checkpoints in a run's folder, newest first, down to and including the first that is as it should be.
 
     Where Lightning's last.ckpt or another without a step lies beside numbered ones, those without a number
     follow, down to their first complete one. Raises OSError where the folder cannot be read.
@@ -46,9 +46,14 @@ def judge_newest(directory: Path, living: bool, now_wall: float) -> list[Judgeme
             siblings = [list_files(save) for save in group[max(0, place - SIBLINGS) : place]]
             judgement = judge_checkpoint(read_checkpoint(group[place]), siblings, living, now_wall)
             judgements.append(judgement)
-            if judgement.verdict is Verdict.COMPLETE:
+            if judgement.verdict is Verdict.COMPLETE or is_meant(judgement):
                 break
     return judgements
+
+
+def is_meant(judgement: Judgement) -> bool:
+    """Whether it holds weights alone because this run saves nothing else."""
+    return judgement.verdict is Verdict.WEIGHTS_ONLY and not judgement.spoils
 
 
 def judge_checkpoint(
@@ -63,7 +68,9 @@ def judge_checkpoint(
     faults = [*contents.faults, *_shape_faults(contents, siblings)]
     verdict = min((fault.verdict for fault in faults), key=SEVERITY.index, default=Verdict.COMPLETE)
     reason = next((fault.reason for fault in faults if fault.verdict is verdict), _praise(contents))
-    spoils = verdict is not Verdict.COMPLETE and contents.layout is not None
+    # Where no checkpoint before had more than weights, that is how this run saves.
+    as_ever = verdict is Verdict.WEIGHTS_ONLY and reason in {fault.reason for fault in own}
+    spoils = verdict is not Verdict.COMPLETE and contents.layout is not None and not as_ever
     compared = verdict not in {fault.verdict for fault in own}
     if living and (change := _change(contents, siblings, verdict, now_wall)):
         verdict, reason, spoils = Verdict.WRITING, change, False

@@ -127,6 +127,11 @@ def _is_full(prepared: Prepared) -> bool:
 
 
 def _room(prepared: Prepared) -> str:
-    free = "" if prepared.free is None else f": {prepared.free / (1 << 30):.1f} GiB are free"
-    needed = "" if not prepared.needed else f", the last checkpoint has {prepared.needed / (1 << 30):.1f} GiB"
+    free = "" if prepared.free is None else f": {in_bytes(prepared.free)} are free"
+    needed = "" if not prepared.needed else f", the last checkpoint has {in_bytes(prepared.needed)}"
     return free + needed
+
+
+def in_bytes(number: int) -> str:
+    """A size for people: `3.1 GiB`, `4.0 MiB`."""
+    return f"{number / (1 << 30):.1f} GiB" if number >= 100 << 20 else f"{number / (1 << 20):.1f} MiB"

@@ -124,6 +124,7 @@ def in_this_boot(state: State, seen: Seen) -> State:
         next_try=None if state.next_try is None else state.next_try + shift,
         deadline=None,
         hold_until=None,
+        room_wanted_at=None,
         looked_at=0.0,
     )
 

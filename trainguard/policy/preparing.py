@@ -1,11 +1,13 @@
 """Preparing a start: what must be known is found out first, spoilt checkpoints are set aside, the cause is judged."""
 
+from collections.abc import Sequence
+
 from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
-from trainguard.policy.causes import Course, judge_start
+from trainguard.policy.causes import Course, Judgement, judge_start
 from trainguard.policy.restarting import decided, park, wait_until
 from trainguard.policy.turn import PREPARE_SECONDS, Turn, in_words
-from trainguard.policy.values import Prepared, SetAside, Spoilt
+from trainguard.policy.values import Prepared, Prune, SetAside, Spoilt
 
 DISK_SECONDS = 60.0
 
@@ -18,7 +20,7 @@ def when_preparing(turn: Turn) -> None:
         wait_until(turn, seen.now, "paused by a person; nothing is started")
         return
     prepared = seen.prepared
-    if prepared is not None and prepared.run_id == _subject(turn):
+    if prepared is not None and prepared.subject == turn.subject:
         go_on(turn, prepared)
     elif state.deadline is None or seen.first:
         # The watchdog that asked has died, or the machine: it is asked again.
@@ -29,7 +31,7 @@ def when_preparing(turn: Turn) -> None:
             Status.ATTENTION,
             f"what the start needs was not found out within {in_words(PREPARE_SECONDS)}; it is started all the same",
         )
-        go_on(turn, Prepared(_subject(turn)))
+        go_on(turn, Prepared(turn.subject))
 
 
 def go_on(turn: Turn, prepared: Prepared) -> None:
@@ -41,9 +43,15 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
         turn.change_incident(cause=prepared.cause)
         turn.record()
     judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, turn.state.trial)
-    if judged.course is Course.WAIT:
+    if judged.course is Course.WAIT and has_waited_long(turn):
+        judged = Judgement(Course.START, remedy=judged.remedy)
+    prunable = [path for path in prepared.prunable if path not in turn.state.pruned]
+    if judged.course is Course.WAIT and settings.checkpoints.prune and prunable:
+        prune(turn, prunable, judged.why)
+    elif judged.course is Course.WAIT:
         text = f"waiting for room: {judged.why}; it is looked again every {in_words(DISK_SECONDS)}"
-        is_news = turn.state.reason != text
+        is_news = turn.state.room_wanted_at is None
+        turn.change(room_wanted_at=turn.state.room_wanted_at or seen.now)
         wait_until(turn, seen.now + DISK_SECONDS, text)
         if is_news:
             turn.tell("disk", Status.BAD, text)
@@ -56,8 +64,15 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
         if judged.remedy is not None and judged.remedy != former:
             decided(turn, f"with the remedy for {judged.remedy}")
         resumed = prepared.resume_step if prepared.verified else seen.checkpoint_step
+        turn.change(room_wanted_at=None)
         # What has helped goes on helping, until a person begins anew.
         begin(turn, turn.state.counted, resumed, judged.remedy or former)
+
+
+def has_waited_long(turn: Turn) -> bool:
+    """Whether room was waited for as long as a parked daemon waits: then it is tried all the same."""
+    since = turn.state.room_wanted_at
+    return since is not None and turn.seen.now - since >= turn.settings.restart.parked_retry
 
 
 def set_aside(turn: Turn, prepared: Prepared) -> None:
@@ -80,13 +95,18 @@ def set_aside(turn: Turn, prepared: Prepared) -> None:
         note(turn, prepared.spoilt)
 
 
+def prune(turn: Turn, paths: Sequence[str], why: str) -> None:
+    """Delete old checkpoints for room, each only once, and look again."""
+    names = ", ".join(path.rpartition("/")[2] for path in paths)
+    turn.actions += [Prune(path) for path in paths]
+    turn.change(pruned=tuple(paths))
+    turn.tell("pruned", Status.ATTENTION, f"{why}; deleted, as checkpoints.prune says: {names}")
+    decided(turn, f"{names} deleted for room")
+    turn.prepare(turn.state.counted, turn.state.trial)
+
+
 def note(turn: Turn, spoilt: tuple[Spoilt, ...]) -> None:
     incident = turn.state.incident
     if incident is not None and not incident.closed:
         turn.change_incident(set_aside=(*incident.set_aside, *spoilt))
         turn.record()
-
-
-def _subject(turn: Turn) -> str:
-    run = turn.state.run
-    return "" if run is None or run.ending is None else run.id

@@ -71,10 +71,16 @@ class Turn:
 
     def prepare(self, counted: bool, trial: bool = False) -> None:
         """Find out what must be known before the next start."""
-        run = self.state.run
         self.enter(Phase.PREPARING, "preparing the start")
-        self.change(counted=counted, trial=trial, deadline=self.seen.now + PREPARE_SECONDS)
-        self.actions.append(Prepare("" if run is None or run.ending is None else run.id))
+        deadline, asked = self.seen.now + PREPARE_SECONDS, self.state.asked + 1
+        self.change(counted=counted, trial=trial, deadline=deadline, asked=asked)
+        self.actions.append(Prepare(self.subject))
+
+    @property
+    def subject(self) -> str:
+        """What the last preparation was asked for."""
+        run = self.state.run
+        return f"{'' if run is None or run.ending is None else run.id}#{self.state.asked}"
 
     def gave_birth(self) -> bool:
         return any(isinstance(action, Fork | Release) for action in self.actions)

@@ -119,15 +119,15 @@ class Spoilt(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What is known before a start, after the end of run `run_id` (empty: before the first).
+    """What is known before a start; `subject` is what was asked.
 
     `past` are earlier ends, the newest first. `spoilt` are checkpoints that are newer than the one to resume
     from, `resume`, which is None where there is none that will do; `verified` is false where nobody could say.
-    `free` and `needed` are bytes on the disk of the checkpoints, and of the last whole one; `holders` processes
-    that still hold a GPU's memory; `notes` what could not be found out.
+    `free` and `needed` are bytes on the disk of the checkpoints, and of the last whole one; `prunable` are old whole
+    ones, `holders` processes that still hold a GPU's memory, `notes` what could not be found out.
     """
 
-    run_id: str
+    subject: str
     cause: Cause | None = None
     past: tuple[Past, ...] = ()
     spoilt: tuple[Spoilt, ...] = ()
@@ -136,6 +136,7 @@ class Prepared(msgspec.Struct, frozen=True):
     verified: bool = False
     free: int | None = None
     needed: int | None = None
+    prunable: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -255,7 +256,8 @@ class State(msgspec.Struct, frozen=True):
     """All that must survive the watchdog. `restarts` are the counted starts that may be in the window.
 
     The start that is being prepared is `counted`, and on `trial` where it was parked. Of ends before
-    `forgiven_wall` nothing is held against it: a person took the matter in hand then.
+    `forgiven_wall` nothing is held against it: a person took the matter in hand then. `pruned` was deleted last.
+    Starts were prepared `asked` times, and room was first waited for at `room_wanted_at`.
     """
 
     phase: Phase = Phase.NEW
@@ -272,7 +274,10 @@ class State(msgspec.Struct, frozen=True):
     rounds: int = 0
     counted: bool = False
     trial: bool = False
+    asked: int = 0
+    room_wanted_at: float | None = None
     forgiven_wall: float = 0.0
+    pruned: tuple[str, ...] = ()
     highest_step: int | None = None
     has_source: bool = False
     next_try: float | None = None
@@ -309,9 +314,12 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Prepare(msgspec.Struct, frozen=True):
-    """Find out what must be known before the next start; the answer is seen as `Prepared`."""
+    """Find out what must be known before the next start; the answer is seen as `Prepared` of the same `subject`.
 
-    run_id: str
+    Which is the id of the run that ended (empty before the first) and, behind a `#`, the number of the asking.
+    """
+
+    subject: str
 
 
 class Examine(msgspec.Struct, frozen=True):
@@ -328,6 +336,12 @@ class SetAside(msgspec.Struct, frozen=True):
     resume: str | None
 
 
+class Prune(msgspec.Struct, frozen=True):
+    """Delete an old checkpoint that is whole, as the user asked for."""
+
+    path: str
+
+
 class Tell(msgspec.Struct, frozen=True):
     """Say it: one line for a person, one event for later readers."""
 
@@ -342,7 +356,7 @@ class Record(msgspec.Struct, frozen=True):
     incident: Incident
 
 
-Action = Fork | Release | Dismiss | Signal | Examine | Prepare | SetAside | Tell | Record
+Action = Fork | Release | Dismiss | Signal | Examine | Prepare | SetAside | Prune | Tell | Record
 
 
 STOP_BY_PERSON = "a person asked for it"

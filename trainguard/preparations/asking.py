@@ -24,19 +24,19 @@ class Preparation:
         self._answer = folder / ANSWER
         self._helpers = helpers
         self._inquiry: Inquiry | None = None
-        self._run_id = ""
+        self._subject = ""
         self._found: Prepared | None = None
 
-    def ask(self, config: Path, run_id: str) -> None:
-        """Begin to find out what the start after the end of run `run_id` needs."""
+    def ask(self, config: Path, subject: str) -> None:
+        """Begin to find out what is asked for, see policy.Prepare."""
         self.stop()
         self._found = None
-        command = [sys.executable, "-m", "trainguard.preparations.finding", str(config), run_id]
-        self._run_id = run_id
+        command = [sys.executable, "-m", "trainguard.preparations.finding", str(config), subject]
+        self._subject = subject
         try:
             self._inquiry = Inquiry(command, self._answer, PREPARE_SECONDS)
         except OSError as error:
-            self._found = Prepared(run_id, notes=(f"{IN_VAIN} ({error.strerror or error})",))
+            self._found = Prepared(subject, notes=(f"{IN_VAIN} ({error.strerror or error})",))
         else:
             self._helpers.add(self._inquiry.pid)
 
@@ -51,7 +51,7 @@ class Preparation:
         try:
             return msgspec.json.decode(files.read_small(self._answer, _LIMIT), type=Prepared)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return Prepared(self._run_id, notes=(IN_VAIN,))
+            return Prepared(self._subject, notes=(IN_VAIN,))
         finally:
             self._answer.unlink(missing_ok=True)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 
 from trainguard import checkpoints, incidents
-from trainguard.checkpoints.judging import judge_newest
+from trainguard.checkpoints.contents import list_files, read_checkpoint
+from trainguard.checkpoints.judging import is_meant, judge_checkpoint, judge_newest
+from trainguard.checkpoints.pointers import best_of
 from trainguard.command_line import error_sentence
 from trainguard.config import ExpectedError, Settings, load_settings
 from trainguard.crash_types import CAUSES, TYPES, Verdict
@@ -24,6 +26,7 @@ from trainguard.investigation.sources import Source
 from trainguard.moments import seconds_of
 from trainguard.observer import log_of
 from trainguard.policy import Cause, Past, Prepared, Run, Spoilt, State
+from trainguard.policy.causes import ROOM
 from trainguard.progress import parse_segment
 from trainguard.run_folder import RunFolder
 
@@ -33,19 +36,22 @@ PAST = 64
 # As NVIDIA's resiliency extension does before it starts ranks again.
 DRAIN_SECONDS = 50.0
 DRAINED_BYTES = 512 << 20
+# So many whole checkpoints are never deleted for room.
+KEPT = 2
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def find_out(settings: Settings, state: State, run_id: str, cache: Path | None) -> Prepared:
-    """All that is known before a start after the end of run `run_id` (empty: before the first).
+def find_out(settings: Settings, state: State, subject: str, cache: Path | None) -> Prepared:
+    """All that is known before the start that `subject` is about, see policy.Prepare.
 
     `cache` is a folder for what the scanner makes of the signatures, None where nothing may be written.
     """
     notes: list[str] = []
+    run_id = subject.partition("#")[0]
     run = state.run if state.run is not None and state.run.id == run_id else None
     cause = None if run is None else look_at_end(settings, state, run, cache, notes)
     prepared = Prepared(
-        run_id=run_id,
+        subject=subject,
         cause=cause,
         past=list_past(settings, state),
         holders=() if run is None else wait_for_gpus(),
@@ -147,7 +153,7 @@ def with_checkpoints(prepared: Prepared, settings: Settings, notes: list[str]) -
     lost = step_of(prepared.cause)
     spoilt: list[Spoilt] = []
     kept = []
-    has_whole = any(one.verdict is checkpoints.Verdict.COMPLETE for one in judgements)
+    has_whole = any(is_whole(one) for one in judgements)
     known = reasons_known(settings)
     for one in judgements:
         step, path = one.checkpoint.step, str(one.checkpoint.path)
@@ -158,18 +164,46 @@ def with_checkpoints(prepared: Prepared, settings: Settings, notes: list[str]) -
             spoilt.append(Spoilt(path, step, one.verdict.value, one.reason))
         else:
             kept.append(one)
-    resume = next((one for one in kept if one.verdict is checkpoints.Verdict.COMPLETE), None)
-    resume = resume if resume is not None else next(iter(kept), None)
-    whole = next((one for one in judgements if one.verdict is checkpoints.Verdict.COMPLETE), None)
+    resume = next((one for one in kept if is_whole(one)), next(iter(kept), None))
+    whole = next((one for one in judgements if is_whole(one)), None)
+    free = None if about is None else about.f_bavail * about.f_frsize
+    needed = None if whole is None else whole.size_bytes
     return msgspec.structs.replace(
         prepared,
         spoilt=tuple(one for one in spoilt if resume is None or one.step > resume.checkpoint.step),
         resume=None if resume is None else str(resume.checkpoint.path),
         resume_step=0 if resume is None else max(0, resume.checkpoint.step),
         verified=True,
-        free=None if about is None else about.f_bavail * about.f_frsize,
-        needed=None if whole is None else whole.size_bytes,
+        free=free,
+        needed=needed,
+        prunable=list_prunable(directory, free, needed) if settings.checkpoints.prune else (),
     )
+
+
+def list_prunable(directory: Path, free: int | None, needed: int | None) -> tuple[str, ...]:
+    """The oldest whole checkpoints that must go so that the next one fits; never the newest two or the best."""
+    lacking = max(ROOM, needed or 0) - (free or 0)
+    if free is None or lacking <= 0:
+        return ()
+    saves = [one for one in checkpoints.list_saves(checkpoints.find_folder(directory)) if one.is_step]
+    best = best_of(directory)
+    whole = []
+    for place, save in enumerate(saves):
+        siblings = [list_files(one) for one in saves[max(0, place - 1) : place]]
+        judged = judge_checkpoint(read_checkpoint(save), siblings, living=False, now_wall=time.time())
+        if is_whole(judged):
+            whole.append(judged)
+    chosen: list[str] = []
+    for one in whole[:-KEPT]:
+        if lacking > 0 and (best is None or one.checkpoint.path != best.path):
+            chosen.append(str(one.checkpoint.path))
+            lacking -= one.size_bytes
+    return tuple(chosen)
+
+
+def is_whole(one: checkpoints.Judgement) -> bool:
+    """Whether it holds all that this run saves."""
+    return one.verdict is checkpoints.Verdict.COMPLETE or is_meant(one)
 
 
 def is_tolerable(one: checkpoints.Judgement, has_whole: bool, known: set[str]) -> bool:
