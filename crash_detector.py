@@ -36,6 +36,7 @@ from trainguard.history import History
 from trainguard.investigation import remembering, sources
 from trainguard.investigation.sources import Source
 from trainguard.investigation.unread import list_asked, list_empty, list_unread
+from trainguard.run_folder import RunFolder
 
 if TYPE_CHECKING:  # these take a while to load, and a scan with nothing new does without
     from trainguard.diagnosis import Crash
@@ -107,14 +108,19 @@ def print_explanation(arguments: Namespace) -> Status:
     return Status.OK
 
 
-def print_history(history: History, as_json: bool) -> Status:
-    """Say what the history holds."""
-    summary = history.summary()
+def print_history(history: History, settings: Settings | None, as_json: bool) -> Status:
+    """Say what the history holds, and what crashes have cost the watched daemon."""
+    from trainguard.accounting import Account, read_account
+
+    summary, account = history.summary(), Account()
+    if settings is not None:
+        folder = RunFolder(settings.logs.directory)
+        account = read_account(settings, folder, folder.load_state()[0])
     if as_json:
-        print(command_line.json_of({"history": summary, "notes": history.notes}))
+        print(command_line.json_of({"history": summary, "account": account, "notes": history.notes}))
         return Status.OK
     command_line.tell_notes(history.notes)
-    print("\n".join(crash_reports.of_history(summary)))
+    print("\n".join([*crash_reports.of_history(summary), *crash_reports.of_account(account)]))
     return Status.OK
 
 
@@ -219,7 +225,7 @@ def run(arguments: Namespace) -> int:
     history = History(folder / HISTORY_FILE, writable)
     try:
         if arguments.history:
-            return print_history(history, arguments.json)
+            return print_history(history, settings, arguments.json)
         status = detect(arguments, settings, history, notes)
         return follow(arguments, settings, history, status) if arguments.follow else status
     finally:

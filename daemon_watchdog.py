@@ -98,6 +98,7 @@ def show_status(settings: Settings, as_json: bool) -> int:
     folder = RunFolder(settings.logs.directory)
     state, finding = folder.load_state()
     report = reports.report_status(settings, folder, state)
+    report = reports.with_account(report, settings, folder, state)
     if finding is not None:
         command_line.complain(command_line.marked(finding.status, str(finding), sys.stderr))
     print(command_line.json_of(report) if as_json else reports.text_of(report))
@@ -113,14 +114,16 @@ def show_plan(settings: Settings) -> int:
     state = replace(state, watching=state.phase not in OVER)
     observer = Observer(settings, Daemon(settings))
     after, actions = policy.decide(state, observer.look(state, None), settings)
-    for action in actions:
-        if isinstance(action, policy.Prepare):
-            # It costs memory, which a watchdog that idles does without.
-            from trainguard.preparations.finding import find_out
+    while actions and isinstance(actions[-1], policy.Prepare):
+        # It costs memory, which a watchdog that idles does without.
+        from trainguard.preparations.finding import find_out
 
-            prepared = find_out(settings, after, action.subject, cache=None)
-            after, more = policy.decide(after, observer.look(after, None, prepared), settings)
-            actions = (*actions, *more)
+        prepared = find_out(settings, after, actions[-1].subject, cache=None)
+        if any(isinstance(action, policy.SetAside | policy.Lead | policy.Prune) for action in actions):
+            # As it will be found once that is done.
+            prepared = replace(prepared, spoilt=(), misled=(), needed=None)
+        after, more = policy.decide(after, observer.look(after, None, prepared), settings)
+        actions = (*actions[:-1], *more)
     findings = observer.findings if finding is None else (finding, *observer.findings)
     print("\n".join([*map(str, findings), *reports.plan_of(actions, settings)]))
     print(f"then: {after.phase.value}, {after.reason}")

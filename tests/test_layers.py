@@ -34,9 +34,9 @@ FLOORS = {
         "snapshots",
         "standstills",
     },
-    4: {"incidents"},
-    5: {"crash_reports", "investigation", "reports", "requests"},
-    6: {"preparations"},
+    4: {"copies", "incidents"},
+    5: {"accounting", "investigation", "requests"},
+    6: {"crash_reports", "preparations", "reports"},
     7: {"watchdog"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

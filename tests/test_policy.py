@@ -18,6 +18,7 @@ from trainguard.identity import Identity
 from trainguard.policy import (
     Alive,
     AtGate,
+    Cause,
     Dismiss,
     Ending,
     Examine,
@@ -31,7 +32,9 @@ from trainguard.policy import (
     Release,
     Request,
     Seen,
+    SetAside,
     Signal,
+    Spoilt,
     Standing,
     State,
     Tell,
@@ -429,3 +432,56 @@ def test_an_answer_to_an_earlier_question_is_none() -> None:
     assert history.state.phase is Phase.PREPARING
     assert not history.see(11.0, CRASH, prepared=Prepared("another#1")).did(Fork)
     assert history.see(130.0, CRASH).did(Fork)
+
+
+BAD = Spoilt("/data/out/checkpoint-30", 30, "incomplete", "it is cut off")
+
+
+def test_what_is_set_aside_is_looked_at_again_before_the_start() -> None:
+    history = History().start(0.0)
+    history.prepares = False
+    history.crash(10.0)
+    found = Prepared(
+        history.state.run.id + "#2", spoilt=(BAD,), resume="/data/out/checkpoint-20", resume_step=20
+    )  # type: ignore[union-attr]
+    history.see(10.5, CRASH, prepared=replace(found, verified=True))
+    assert history.did(SetAside) and not history.did(Fork)
+    clean = Prepared(
+        f"{history.state.run.id}#3", resume="/data/out/checkpoint-20", resume_step=20, verified=True
+    )  # type: ignore[union-attr]
+    assert history.see(11.0, CRASH, prepared=clean).did(Fork)
+    assert history.state.run is not None and history.state.run.resumed_from == 20
+
+
+def test_what_could_not_be_set_aside_is_told_and_not_tried_again_for_this_start() -> None:
+    history = History().start(0.0)
+    history.found = {
+        "spoilt": (BAD,),
+        "resume": "/data/out/checkpoint-20",
+        "resume_step": 20,
+        "verified": True,
+    }
+    history.crash(10.0)
+    history.see(
+        11.0, CRASH, checkpoint_step=30, prepared=Prepared(f"{history.state.run.id}#3", **history.found)
+    )  # type: ignore[union-attr]
+    assert history.told("spoilt") and history.did(Fork)
+    assert history.state.run is not None and history.state.run.resumed_from == 30
+
+
+def test_a_start_that_its_watchdog_did_not_live_to_make_is_prepared_anew_and_counted_once() -> None:
+    history = History().start(0.0).crash(10.0)
+    assert history.state.phase is Phase.STARTING
+    history.see(20.0, first=True)
+    assert history.did(Prepare) and history.did(Fork)
+    assert len(history.state.restarts) == 1
+
+
+def test_parked_for_a_cause_it_says_so_after_each_try() -> None:
+    cause = Cause("gpu_hardware", "gpu_lost", "no", "g", verdicts=("repair",))
+    history = History().start(0.0)
+    history.found = {"cause": cause}
+    history.crash(10.0)
+    assert history.state.phase is Phase.PARKED and "gpu_lost" in history.state.reason
+    history.see(10.0 + 3600.0, CRASH).see(3611.0, AtGate(DAEMON)).crash(3612.0)
+    assert history.state.phase is Phase.PARKED and "gpu_lost" in history.state.reason

@@ -266,3 +266,91 @@ def test_a_remedy_for_an_unknown_cause_is_refused_with_the_nearest_name(told: Sa
         answer = told.call(*arguments)
         assert answer.returncode == 3
         assert "did you mean `cuda_oom`" in answer.stderr and "on_crash.cuda_om" in answer.stderr
+
+
+LOST = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from stub_daemon import append, last_checkpoint, save
+folder = Path({folder!r})
+first = last_checkpoint(folder)
+append(folder / "resumed.txt", str(first))
+for step in range(first + 1, 1000):
+    time.sleep(0.02)
+    lost = step >= 12 and not (folder / "lost").exists()
+    print({line}, flush=True)
+    if step % 2 == 0:
+        save(folder / "checkpoints" / f"checkpoint-{{step}}", step)
+    if step == 17 and lost:
+        (folder / "lost").touch()
+        sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "f'step {step}/1000 loss {\"nan\" if lost else 0.5}'",
+        "f' {step / 10:.0f}%|#| {step}/1000 [00:01<00:09,  9.00it/s]' + chr(10) + str({'loss': 'nan' if lost else '1'"
+        ", 'grad_norm': '1.0', 'learning_rate': '1e-05', 'epoch': '0.1'})",
+    ],
+)
+def test_after_a_lost_loss_the_run_goes_back_to_the_checkpoint_before_it(told: Sandbox, line: str) -> None:
+    script = told.folder / "train.py"
+    script.write_text(LOST.format(tests=str(ROOT / "tests"), folder=str(told.folder), line=line))
+    told.configure(
+        daemon={"command": ["{python}", str(script)], "directory": str(told.folder)},
+        progress={"status_file": None},
+        checkpoints=CHECKPOINTS,
+    )
+    told.start()
+    resumed = told.folder / "resumed.txt"
+    wait_for(lambda: resumed.exists() and len(resumed.read_text().split()) == 2, what=told.output_tail())
+    assert resumed.read_text().split() == ["0", "10"]
+    aside = [name for name in names(told) if name.startswith("0-suspect.")]
+    assert [name.split(".")[1] for name in aside] == ["checkpoint-12", "checkpoint-14", "checkpoint-16"]
+    incident = wait_for(lambda: next((one for one in told.incidents() if one["closed"]), None))
+    assert incident["steps_lost"] == incident["step"] - 10
+
+
+@pytest.mark.parametrize("text", ["", "global_step40", "../../etc", "global_ste"])
+def test_a_pointer_that_names_no_checkpoint_is_set_to_the_newest(told: Sandbox, text: str) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20):
+        deepspeed(folder_of(told), step)
+    pointer = folder_of(told) / "latest"
+    pointer.write_text(text)
+    told.start()
+    told.wait_for_start()
+    assert pointer.read_text().strip() == "global_step20"
+    (kept,) = folder_of(told).glob("latest.before-*")
+    assert kept.read_text().strip() == text
+
+
+def test_a_person_who_goes_back_by_the_pointer_is_followed(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20, 30):
+        deepspeed(folder_of(told), step)
+    (folder_of(told) / "latest").write_text("global_step10")
+    told.start()
+    assert "at checkpoint 10" in told.wait_for_event("started")["text"]
+    assert names(told) == ["global_step10", "global_step20", "global_step30", "latest"]
+
+
+def test_a_checkpoint_that_a_person_has_put_back_is_left_alone(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20):
+        save(folder_of(told) / f"checkpoint-{step}", step)
+    (folder_of(told) / "checkpoint-20" / "trainer_state.json").unlink()
+    told.start()
+    first = told.wait_for_start()
+    os.kill(first["pid"], signal.SIGKILL)
+    second = told.wait_for_start(2)
+    aside = folder_of(told) / next(name for name in names(told) if name.startswith("0-incomplete."))
+    aside.rename(folder_of(told) / "checkpoint-20")
+    os.kill(second["pid"], signal.SIGKILL)
+    told.wait_for_start(3)
+    assert len(told.events("set_aside")) == 1
+    assert "checkpoint-20" in names(told)
+    assert "used all the same" in told.wait_for_event("note")["text"]

@@ -430,7 +430,8 @@ def test_in_observe_mode_a_hang_is_told_once_and_nothing_is_done(sandbox: Sandbo
     assert lives(daemon)
     assert len(sandbox.events("hung")) == 1
     assert sandbox.events("signal") == sandbox.incidents() == []
-    assert "no new step" in sandbox.status()["reason"]
+    told = sandbox.status()
+    assert "no new step" in told["reason"] and told["status"] == "BAD"
 
 
 def test_a_hung_daemon_that_ignores_sigterm_gets_sigkill(sandbox: Sandbox) -> None:

@@ -107,13 +107,15 @@ class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the trainer saves, and for how many seconds a SIGKILL waits for a save (0: not at all).
 
     With `set_aside`, checkpoints that would spoil a resume are renamed before a start; with `prune`, old whole
-    ones are deleted where a start would otherwise wait for room.
+    ones are deleted where a start would otherwise wait for room; with `keep_copy`, verified copies are kept of
+    single files that are written over in place.
     """
 
     directory: MaybeLocation = None
     save_timeout: Patience = 600.0
     set_aside: Switch = True
     prune: Switch = False
+    keep_copy: Switch = False
 
 
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from trainguard.health import Status
 from trainguard.history import HistorySummary
 from trainguard.moments import text_of
 
-if TYPE_CHECKING:  # it takes a while to load, and only a crash needs it
+if TYPE_CHECKING:  # these take a while to load, and a scan that finds nothing does without
+    from trainguard.accounting import Account
     from trainguard.diagnosis import Crash
 
 CONSEQUENCES = 6
@@ -93,6 +94,13 @@ def of_history(summary: HistorySummary) -> list[str]:
         lines.append(f"\n{seen.fingerprint}  {seen.type}, seen {often}, last {text_of(seen.last_seen)}")
         lines.append(f"  | {clipped(seen.text.strip(), 160)}")
     return lines
+
+
+def of_account(account: Account) -> list[str]:
+    """What crashes and hangs have cost the watched daemon, by the watchdog's incidents."""
+    from trainguard.accounting import rows_of
+
+    return ["", *(f"{name:<20}  {text}" for name, text in rows_of(account))] if account.failures else []
 
 
 def find_type(name: str) -> CrashType | Cause:

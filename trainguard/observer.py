@@ -80,6 +80,11 @@ class Observer:
             request=request,
         )
 
+    @property
+    def footprint(self) -> checkpoints.Footprint | None:
+        """What lay in the checkpoint folder at the last look while somebody might save."""
+        return self._footprint
+
     def last_words(self, run_id: str, state: State) -> Standing:
         """What an ended run told since the last look; nothing if it lives, or is not followed any more."""
         ended = state.run is None or state.run.id != run_id or state.run.ending is not None

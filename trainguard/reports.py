@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,7 @@ from trainguard.policy import (
     OVER,
     Action,
     Fork,
+    Lead,
     Phase,
     Prune,
     Record,
@@ -25,6 +27,9 @@ from trainguard.policy import (
     restarts_left,
 )
 from trainguard.run_folder import RunFolder
+
+if TYPE_CHECKING:  # it costs memory, and a watchdog that idles does without
+    from trainguard.accounting import Account
 
 
 class StatusReport(msgspec.Struct, frozen=True):
@@ -47,6 +52,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     incident: str | None
     incidents: int
     status: str
+    account: "Account | None" = None
 
 
 def report_status(settings: Settings, folder: RunFolder, state: State) -> StatusReport:
@@ -96,6 +102,13 @@ def report_status(settings: Settings, folder: RunFolder, state: State) -> Status
     return msgspec.structs.replace(report, status=judge_status(report).name)
 
 
+def with_account(report: StatusReport, settings: Settings, folder: RunFolder, state: State) -> StatusReport:
+    """The report with what crashes and hangs have cost so far."""
+    from trainguard.accounting import read_account
+
+    return msgspec.structs.replace(report, account=read_account(settings, folder, state))
+
+
 def judge_status(report: StatusReport) -> Status:
     """How that is: OK while it is watched and runs, or ended as it should; BAD where it lies still."""
     if report.phase in ("finished", "stopped", "new"):
@@ -103,7 +116,8 @@ def judge_status(report: StatusReport) -> Status:
     if report.phase in ("parked", "down"):
         return Status.BAD
     if report.phase == "running" and report.watchdog is not None and not report.paused:
-        return Status.OK
+        # It hangs, and is only observed.
+        return Status.OK if report.reason == "running" else Status.BAD
     return Status.ATTENTION
 
 
@@ -132,6 +146,10 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
             lines.append(f"would start: {' '.join((*settings.daemon.command, *remedy.arguments))}")
         elif isinstance(action, SetAside):
             lines.append(f"would rename {action.spoilt.path}, which is {action.spoilt.verdict}")
+            if action.spoilt.copy:
+                lines.append(f"would put its copy back: {action.spoilt.copy}")
+        elif isinstance(action, Lead):
+            lines.append(f"would set {action.path} to name {Path(action.resume).name}")
         elif isinstance(action, Prune):
             lines.append(f"would delete {action.path}, as checkpoints.prune says")
         elif isinstance(action, Signal):
@@ -162,6 +180,10 @@ def text_of(report: StatusReport) -> str:
         rows.append(
             ("latest incident", f"{Path(report.incident) / 'incident.json'} ({report.incidents} in all)")
         )
+    if report.account is not None:
+        from trainguard.accounting import rows_of
+
+        rows += rows_of(report.account)
     return "\n".join(f"{name:<22}  {text}" for name, text in rows)
 
 

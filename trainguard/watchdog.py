@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from trainguard import VERSION, incidents, policy, processes, remedies, reports
 from trainguard.config import ConfigError, Settings, load_settings
+from trainguard.copies.asking import Copying
 from trainguard.daemon import Daemon
 from trainguard.health import Finding, Status
 from trainguard.incidents import Chronicle
@@ -35,6 +36,7 @@ class Watchdog:
         self.observer = Observer(settings, self.daemon)
         self.chronicle = Chronicle(settings, folder.incidents, self.daemon.helpers)
         self.preparation = Preparation(folder.directory, self.daemon.helpers)
+        self.copying = Copying(folder.directory, self.daemon.helpers)
         self.manager = ServiceManager()
         self.words: list[policy.Tell | policy.Record] = []
         self.summary_due = time.monotonic() + settings.watchdog.summary_interval
@@ -79,6 +81,8 @@ class Watchdog:
                     Status.BAD, f"{self.folder.directory}: another watchdog took it over; this one ends"
                 )
                 request = Request.LEAVE
+            for finding in self.copying.collect(time.monotonic()):
+                self.journal.note(finding)
             prepared = self.preparation.look(time.monotonic())
             request = request or self.folder.pending_request()
             seen = self.observer.look(state, request, prepared, self.chronicle.examined)
@@ -88,7 +92,16 @@ class Watchdog:
         self.journal.forget("watchdog")
         for finding in self.observer.findings:
             self.journal.note(finding)
+        if self.settings.checkpoints.keep_copy and isinstance(seen.daemon, policy.Alive):
+            self.keep_copies(seen.now)
         return seen
+
+    def keep_copies(self, now: float) -> None:
+        """Have checkpoints that are written over in place copied."""
+        try:
+            self.copying.keep_up(self.settings.path, self.observer.footprint, now)
+        except OSError as error:
+            self.journal.note(Finding(Status.ATTENTION, "copies of checkpoints", f"none is made ({error})"))
 
     def save(self, state: State, actions: Sequence[Action]) -> bool:
         """Save before acting. Where that fails nothing is done: what is not on record could be done twice."""
@@ -116,9 +129,13 @@ class Watchdog:
             elif isinstance(action, policy.Examine):
                 self.chronicle.examine(action.incident_id, action.processes)
             elif isinstance(action, policy.Prepare):
+                # Nobody else is to touch the copies while the child looks for one to put back.
+                self.copying.stop(time.monotonic())
                 self.preparation.ask(self.settings.path, action.subject)
             elif isinstance(action, policy.SetAside):
                 self.set_aside(action)
+            elif isinstance(action, policy.Lead):
+                self.lead(Path(action.path), Path(action.resume))
             elif isinstance(action, policy.Prune):
                 self.prune(Path(action.path))
             elif isinstance(action, policy.Signal):
@@ -130,10 +147,18 @@ class Watchdog:
     def set_aside(self, action: policy.SetAside) -> None:
         """Rename a checkpoint that would spoil the resume."""
         path, resume = Path(action.spoilt.path), None if action.resume is None else Path(action.resume)
+        staged = remedies.staged_of(path) if action.spoilt.copy else None
         try:
-            remedies.set_aside(path, action.spoilt.verdict, resume)
+            remedies.set_aside(path, action.spoilt.verdict, resume, staged)
         except OSError as error:
             self.journal.note(Finding(Status.BAD, str(path), f"cannot be set aside ({error.strerror})"))
+
+    def lead(self, pointer: Path, resume: Path) -> None:
+        """Have a pointer file name a checkpoint that is there."""
+        try:
+            remedies.lead(pointer, resume)
+        except OSError as error:
+            self.journal.note(Finding(Status.BAD, str(pointer), f"cannot be written ({error.strerror})"))
 
     def prune(self, path: Path) -> None:
         """Delete an old checkpoint."""
@@ -144,7 +169,7 @@ class Watchdog:
 
     def wake_sources(self) -> list[processes.Pollable]:
         """Whatever is worth a look as soon as it ends."""
-        askers = (self.daemon, self.chronicle, self.preparation)
+        askers = (self.daemon, self.chronicle, self.preparation, self.copying)
         return [source for asker in askers for source in asker.wake_sources()]
 
     def speak(self, state: State) -> State:

@@ -1,5 +1,6 @@
 """Judging: from the facts of a checkpoint, and of those before it, to whether a run can resume from it."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,16 +31,18 @@ NO_STATE = "*training_args.bin"
 _SCHEDULER = re.compile(r"scheduler(?:_[0-9]+)?\.(?:pt|bin)")
 
 
-def judge_newest(directory: Path, living: bool, now_wall: float) -> list[Judgement]:
+def judge_newest(directory: Path, living: bool, now_wall: float, below: int | None = None) -> list[Judgement]:
     """The checkpoints in a run's folder, newest first, down to and including the first that is as it should be.
 
     Where Lightning's last.ckpt or another without a step lies beside numbered ones, those without a number
-    follow, down to their first complete one. Raises OSError where the folder cannot be read.
+    follow, down to their first complete one. With `below`, only those of earlier steps. Raises OSError where the
+    folder cannot be read.
     """
     saves = list_saves(find_folder(directory))
+    limit = math.inf if below is None else below
     judgements: list[Judgement] = []
     for group in (
-        [save for save in saves if save.step >= 0 and not _is_loose(save)],
+        [save for save in saves if 0 <= save.step < limit and not _is_loose(save)],
         [save for save in saves if save.step < 0 or _is_loose(save)],
     ):
         for place in range(len(group) - 1, -1, -1):
@@ -70,7 +73,9 @@ def judge_checkpoint(
     reason = next((fault.reason for fault in faults if fault.verdict is verdict), _praise(contents))
     # Where no checkpoint before had more than weights, that is how this run saves.
     as_ever = verdict is Verdict.WEIGHTS_ONLY and reason in {fault.reason for fault in own}
-    spoils = verdict is not Verdict.COMPLETE and contents.layout is not None and not as_ever
+    # A framework that goes by its pointer does not see what was saved since.
+    unseen = reason == _uncommitted(contents, siblings)
+    spoils = verdict is not Verdict.COMPLETE and contents.layout is not None and not as_ever and not unseen
     compared = verdict not in {fault.verdict for fault in own}
     if living and (change := _change(contents, siblings, verdict, now_wall)):
         verdict, reason, spoils = Verdict.WRITING, change, False

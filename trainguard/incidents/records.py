@@ -35,6 +35,8 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     """The content of incident.json. Times are local ISO 8601, durations seconds, `log` a byte range of a file.
 
     `diagnosis` is a crash as crash_detector.py --json tells it; `provisional` until the whole log was read.
+    `seconds_unnoticed` passed before `time`, the other seconds from then: until nothing of the run lived any more,
+    until the new process, its first step, and its first step beyond where it had ended.
     `cause` is what was known of it when the restart was decided on, `standstill` where the processes of a hung run
     stood (see trainguard.standstills).
     """
@@ -67,6 +69,9 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     cause: Cause | None = None
     standstill: dict[str, object] | None = None
     diagnosis: dict[str, object] | None = None
+    seconds_unnoticed: float | None = None
+    seconds_to_cleared: float | None = None
+    seconds_to_first_step: float | None = None
 
 
 def folder_of(incidents: Path, incident_id: str) -> Path:
@@ -114,6 +119,9 @@ def record(incidents: Path, incident: Incident, log: Path, oom_kills: int | None
         set_aside=[msgspec.to_builtins(one) for one in incident.set_aside],
         cause=incident.cause,
         diagnosis=None if earlier is None else earlier.diagnosis,
+        seconds_unnoticed=incident.seconds_unnoticed,
+        seconds_to_cleared=incident.seconds_to_cleared,
+        seconds_to_first_step=incident.seconds_to_first_step,
     )
     if record.diagnosis is None:
         record = msgspec.structs.replace(record, diagnosis=_first_look(record))

@@ -30,9 +30,10 @@ def when_starting(turn: Turn) -> None:
     elif isinstance(daemon, Gone):
         ended(turn, daemon.ending)
     elif not (adopt_if_alive(turn) or clear_if_needed(turn)) and run is not None:
-        # The watchdog died between intention and birth: nothing ran, and the start counts once.
-        turn.state = counted_anew(turn.state, turn.seen.now)
-        turn.actions.append(Fork(turn.state.run or run))
+        # The watchdog died between intention and birth: nothing ran, the start counts once, and what it had found
+        # out may be done only in part.
+        turn.change(aside=())
+        turn.prepare(counted=run.began in turn.state.restarts, trial=turn.state.trial)
 
 
 def release(turn: Turn, identity: Identity) -> None:

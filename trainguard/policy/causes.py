@@ -123,7 +123,7 @@ def _over_budget(
 
 
 def _is_full(prepared: Prepared) -> bool:
-    return prepared.free is not None and prepared.free < max(ROOM, prepared.needed or 0)
+    return prepared.free is not None and prepared.free < (prepared.needed or ROOM)
 
 
 def _room(prepared: Prepared) -> str:

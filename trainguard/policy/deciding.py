@@ -85,7 +85,13 @@ def start_again(state: State) -> State:
         kept = state.run if state.phase is Phase.STOPPED else None
         state = msgspec.structs.replace(state, phase=Phase.NEW, run=kept, stop_reason=None, highest_step=None)
     return msgspec.structs.replace(
-        state, watching=True, paused=False, rounds=0, next_try=None, reason="started by a person"
+        state,
+        watching=True,
+        paused=False,
+        rounds=0,
+        why_parked="",
+        next_try=None,
+        reason="started by a person",
     )
 
 
@@ -168,7 +174,7 @@ def obey(turn: Turn) -> None:
 
 def forgive(turn: Turn) -> None:
     """A person takes the matter in hand: the rounds are forgotten, the window is not."""
-    turn.change(rounds=0, forgiven_wall=turn.seen.wall)
+    turn.change(rounds=0, why_parked="", forgiven_wall=turn.seen.wall)
     if turn.state.phase in (Phase.COOLING, Phase.PARKED):
         turn.enter(Phase.COOLING, "asked for by a person")
         turn.change(next_try=turn.seen.now)

@@ -55,4 +55,12 @@ def tell_crash(turn: Turn, ending: Ending) -> None:
         Status.ATTENTION if succeeded else Status.BAD,
         f"the daemon{pid} {describe_ending(ending)}{where}",
     )
-    open_incident(turn, "exit" if succeeded else "crash", ending, "")
+    open_incident(turn, "exit" if succeeded else "crash", ending, "", seconds_unnoticed(turn))
+
+
+def seconds_unnoticed(turn: Turn) -> float | None:
+    """How long the end went unnoticed, at most; a watchdog that runs is woken by it."""
+    if not turn.seen.first:
+        return 0.0
+    looked = turn.state.looked_wall
+    return max(0.0, turn.seen.wall - looked) if looked else None

@@ -7,9 +7,11 @@ from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
 from trainguard.policy.causes import Course, Judgement, judge_start
 from trainguard.policy.restarting import decided, park, wait_until
 from trainguard.policy.turn import PREPARE_SECONDS, Turn, in_words
-from trainguard.policy.values import Prepared, Prune, SetAside, Spoilt
+from trainguard.policy.values import Aside, Lead, Misled, Prepared, Prune, SetAside, Spoilt
 
 DISK_SECONDS = 60.0
+# So many checkpoints that were set aside are known again.
+REMEMBERED = 64
 
 
 def when_preparing(turn: Turn) -> None:
@@ -22,8 +24,11 @@ def when_preparing(turn: Turn) -> None:
     prepared = seen.prepared
     if prepared is not None and prepared.subject == turn.subject:
         go_on(turn, prepared)
+    elif turn.has_asked():
+        return
     elif state.deadline is None or seen.first:
         # The watchdog that asked has died, or the machine: it is asked again.
+        turn.change(aside=())
         turn.prepare(state.counted, state.trial)
     elif seen.now >= state.deadline:
         turn.tell(
@@ -37,12 +42,27 @@ def when_preparing(turn: Turn) -> None:
 def go_on(turn: Turn, prepared: Prepared) -> None:
     """All is known that will be: start, wait, or park."""
     seen, settings = turn.seen, turn.settings
+    if settings.checkpoints.set_aside:
+        fresh = [one for one in prepared.spoilt if one.path not in turn.state.aside]
+        pointers = [one for one in prepared.misled if one.path not in turn.state.aside]
+        if fresh or pointers:
+            # Whether it could be done shows when it is looked again.
+            set_aside(turn, fresh, prepared)
+            lead(turn, pointers, prepared.resume)
+            turn.prepare(turn.state.counted, turn.state.trial)
+            return
     turn.tell_all(prepared.notes)
-    set_aside(turn, prepared)
-    if turn.state.incident is not None and not turn.state.incident.closed:
+    for one in prepared.spoilt:
+        left = "could not be set aside" if settings.checkpoints.set_aside else "is left as it is"
+        turn.tell("spoilt", Status.BAD, f"{name_of(one)} is {one.verdict}: {one.reason}; it {left}")
+    incident = turn.state.incident
+    if incident is not None and not incident.closed:
         turn.change_incident(cause=prepared.cause)
         turn.record()
-    judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, turn.state.trial)
+    # Nor is the end itself held against it, where a person has said --resume since.
+    forgiven = incident is not None and incident.at_wall <= turn.state.forgiven_wall
+    trial = turn.state.trial or forgiven
+    judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, trial)
     if judged.course is Course.WAIT and has_waited_long(turn):
         judged = Judgement(Course.START, remedy=judged.remedy)
     prunable = [path for path in prepared.prunable if path not in turn.state.pruned]
@@ -57,14 +77,15 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
             turn.tell("disk", Status.BAD, text)
             decided(turn, text)
     elif judged.course is Course.PARK:
-        turn.change(rounds=settings.restart.rounds + 1)
+        turn.change(rounds=settings.restart.rounds + 1, why_parked=judged.why)
         park(turn, judged.why)
     else:
         former = turn.state.run.remedy if turn.state.run is not None else None
         if judged.remedy is not None and judged.remedy != former:
             decided(turn, f"with the remedy for {judged.remedy}")
-        resumed = prepared.resume_step if prepared.verified else seen.checkpoint_step
-        turn.change(room_wanted_at=None)
+        is_known = prepared.verified and not prepared.spoilt
+        resumed = prepared.resume_step if is_known else seen.checkpoint_step
+        turn.change(room_wanted_at=None, aside=())
         # What has helped goes on helping, until a person begins anew.
         begin(turn, turn.state.counted, resumed, judged.remedy or former)
 
@@ -75,24 +96,41 @@ def has_waited_long(turn: Turn) -> bool:
     return since is not None and turn.seen.now - since >= turn.settings.restart.parked_retry
 
 
-def set_aside(turn: Turn, prepared: Prepared) -> None:
-    """Rename what would spoil the resume, or only tell it."""
-    for spoilt in prepared.spoilt:
-        name = spoilt.path.rpartition("/")[2]
-        if not turn.settings.checkpoints.set_aside:
-            turn.tell(
-                "spoilt", Status.BAD, f"{name} is {spoilt.verdict}: {spoilt.reason}; it is left as it is"
-            )
-            continue
-        instead = "from the beginning" if prepared.resume is None else f"at step {prepared.resume_step}"
-        turn.actions.append(SetAside(spoilt, prepared.resume))
+def set_aside(turn: Turn, spoilt: Sequence[Spoilt], prepared: Prepared) -> None:
+    """Rename what would spoil the resume."""
+    for one in spoilt:
+        instead = (
+            "from the beginning" if prepared.resume is None else f"at {prepared.resume.rpartition('/')[2]}"
+        )
+        put_back = "its verified copy is put back, " if one.copy else ""
+        turn.actions.append(SetAside(one, prepared.resume))
         turn.tell(
             "set_aside",
             Status.BAD,
-            f"{name} is {spoilt.verdict}: {spoilt.reason}; it is set aside, the run resumes {instead}",
+            f"{name_of(one)} is {one.verdict}: {one.reason}; it is set aside, {put_back}the run resumes {instead}",
         )
-    if prepared.spoilt and turn.settings.checkpoints.set_aside:
-        note(turn, prepared.spoilt)
+    if spoilt:
+        news = tuple(Aside(one.path, one.reason, turn.seen.wall) for one in spoilt)
+        turn.change(
+            aside=(*turn.state.aside, *(one.path for one in spoilt)),
+            were_aside=(*turn.state.were_aside, *news)[-REMEMBERED:],
+        )
+        note(turn, tuple(spoilt))
+
+
+def lead(turn: Turn, pointers: Sequence[Misled], resume: str | None) -> None:
+    """Have the pointers that name no checkpoint name the one to resume from."""
+    for one in pointers if resume is not None else ():
+        turn.actions.append(Lead(one.path, resume or ""))
+        turn.tell(
+            "pointer", Status.BAD, f"{one.problem}; it is set to name {(resume or '').rpartition('/')[2]}"
+        )
+    turn.change(aside=(*turn.state.aside, *(one.path for one in pointers)))
+
+
+def name_of(spoilt: Spoilt) -> str:
+    """What it is called in its folder."""
+    return spoilt.path.rpartition("/")[2]
 
 
 def prune(turn: Turn, paths: Sequence[str], why: str) -> None:

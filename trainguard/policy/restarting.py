@@ -13,7 +13,7 @@ def want_restart(turn: Turn) -> None:
     state, now, limits = turn.state, turn.seen.now, turn.settings.restart
     turn.change(stop_reason=None)
     if state.rounds > limits.rounds:
-        park(turn, IN_VAIN.format(limits.rounds))
+        park(turn, state.why_parked or IN_VAIN.format(limits.rounds))
     elif state.paused:
         wait_until(turn, now, "paused by a person; nothing is started")
         decided(turn, "paused by a person: no restart")

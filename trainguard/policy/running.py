@@ -134,11 +134,13 @@ def note_new_step(turn: Turn, moved: bool) -> None:
             turn.change(rounds=0)
         return
     if moved and (highest is None or run.step > highest):
-        turn.change(rounds=0)
+        turn.change(rounds=0, why_parked="")
     if highest is None or run.step > highest:
         turn.change(highest_step=run.step)
     if incident is None or incident.closed or incident.next_run_id != run.id:
         return
+    if moved and incident.seconds_to_first_step is None:
+        turn.change_incident(seconds_to_first_step=turn.seen.now - incident.at)
     if moved and (incident.step is None or run.step > incident.step):
         start, end = run.resumed_from, incident.step
         # Where only checkpoints told the step, nobody knows how far beyond the newest one the run was.
@@ -189,5 +191,5 @@ def notice_hang(turn: Turn) -> None:
             )
         return
     turn.tell("hung", Status.BAD, f"{text}; it is stopped and started again")
-    open_incident(turn, "hang", None, f"{text}; the daemon is stopped, then restarted")
+    open_incident(turn, "hang", None, f"{text}; the daemon is stopped, then restarted", quiet)
     begin_stopping(turn, STOP_FOR_HANG)

@@ -120,10 +120,15 @@ def may_go_on(turn: Turn, names: str) -> bool:
         )
         note_orphans(turn)
         return True
-    has_saved = seen.checkpoint_step > incident.checkpoint_step and not seen.saving
+    is_newer = seen.checkpoint_step > incident.checkpoint_step
+    if is_newer and state.drained_to is None:
+        turn.change(drained_to=seen.checkpoint_step)
+    # Once another one has followed, or nothing grows any more, it is whole.
+    followed = state.drained_to is not None and seen.checkpoint_step > state.drained_to
+    has_saved = is_newer and (followed or not seen.saving)
     if seen.now < state.hold_until and not has_saved:
         return True
-    turn.change(hold_until=None)
+    turn.change(hold_until=None, drained_to=None)
     return False
 
 
@@ -164,4 +169,7 @@ def cleared(turn: Turn) -> None:
         turn.tell("finished", Status.OK, f"the daemon has finished{step}")
         turn.end(Phase.FINISHED, f"the daemon finished{step}; --start begins again")
     else:
+        incident = state.incident
+        if incident is not None and not incident.closed and incident.seconds_to_cleared is None:
+            turn.change_incident(seconds_to_cleared=turn.seen.now - incident.at)
         want_restart(turn)

@@ -82,6 +82,10 @@ class Turn:
         run = self.state.run
         return f"{'' if run is None or run.ending is None else run.id}#{self.state.asked}"
 
+    def has_asked(self) -> bool:
+        """Whether a start is being prepared since this turn."""
+        return any(isinstance(action, Prepare) for action in self.actions)
+
     def gave_birth(self) -> bool:
         return any(isinstance(action, Fork | Release) for action in self.actions)
 
@@ -90,7 +94,9 @@ class Turn:
             self.actions.append(Record(self.state.incident))
 
 
-def open_incident(turn: Turn, kind: str, ending: Ending | None, decision: str) -> None:
+def open_incident(
+    turn: Turn, kind: str, ending: Ending | None, decision: str, unnoticed: float | None
+) -> None:
     run, seen = turn.state.run, turn.seen
     if run is None:
         return
@@ -115,6 +121,7 @@ def open_incident(turn: Turn, kind: str, ending: Ending | None, decision: str) -
         log_start=run.log_start,
         log_end=max(run.log_start, seen.log_size),
         decision=decision,
+        seconds_unnoticed=unnoticed,
     )
     turn.change(incident=incident)
     turn.record()

@@ -110,12 +110,31 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class Spoilt(msgspec.Struct, frozen=True):
-    """A checkpoint that would stop or poison a resume: its verdict and reason, as they were found."""
+    """A checkpoint that would stop or poison a resume: its verdict and reason, as they were found.
+
+    `copy` is the path of a verified copy of it that is put back in its place, empty where there is none.
+    """
 
     path: str
     step: int
     verdict: str
     reason: str
+    copy: str = ""
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """A checkpoint that was set aside: what it was called, why, and when."""
+
+    path: str
+    reason: str
+    at_wall: float
+
+
+class Misled(msgspec.Struct, frozen=True):
+    """A pointer file that names no checkpoint, and what is wrong with it."""
+
+    path: str
+    problem: str
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -136,6 +155,7 @@ class Prepared(msgspec.Struct, frozen=True):
     verified: bool = False
     free: int | None = None
     needed: int | None = None
+    misled: tuple[Misled, ...] = ()
     prunable: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -222,7 +242,10 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """One crash or hang, from its discovery to the first new step after it. Steps lost are repeated steps."""
+    """One crash or hang, from its discovery to the first new step after it. Steps lost are repeated steps.
+
+    `seconds_unnoticed` passed before the discovery, at most; all other seconds count from it.
+    """
 
     id: str
     kind: str
@@ -245,7 +268,10 @@ class Incident(msgspec.Struct, frozen=True):
     set_aside: tuple[Spoilt, ...] = ()
     orphans: tuple[Leftover, ...] = ()
     next_run_id: str | None = None
+    seconds_unnoticed: float | None = None
+    seconds_to_cleared: float | None = None
     seconds_to_new_process: float | None = None
+    seconds_to_first_step: float | None = None
     seconds_to_new_step: float | None = None
     first_new_step: int | None = None
     steps_lost: int | None = None
@@ -256,8 +282,10 @@ class State(msgspec.Struct, frozen=True):
     """All that must survive the watchdog. `restarts` are the counted starts that may be in the window.
 
     The start that is being prepared is `counted`, and on `trial` where it was parked. Of ends before
-    `forgiven_wall` nothing is held against it: a person took the matter in hand then. `pruned` was deleted last.
-    Starts were prepared `asked` times, and room was first waited for at `room_wanted_at`.
+    `forgiven_wall` nothing is held against it: a person took the matter in hand then. `pruned` was deleted last,
+    `aside` was to be set aside for this start, `were_aside` was lately. Starts were prepared `asked` times, and room
+    was first waited for at `room_wanted_at`. `why_parked` is the cause's reason, `drained_to` the first checkpoint
+    that orphans saved.
     """
 
     phase: Phase = Phase.NEW
@@ -278,6 +306,10 @@ class State(msgspec.Struct, frozen=True):
     room_wanted_at: float | None = None
     forgiven_wall: float = 0.0
     pruned: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
+    were_aside: tuple[Aside, ...] = ()
+    why_parked: str = ""
+    drained_to: int | None = None
     highest_step: int | None = None
     has_source: bool = False
     next_try: float | None = None
@@ -336,6 +368,13 @@ class SetAside(msgspec.Struct, frozen=True):
     resume: str | None
 
 
+class Lead(msgspec.Struct, frozen=True):
+    """Have a pointer file name the checkpoint `resume`."""
+
+    path: str
+    resume: str
+
+
 class Prune(msgspec.Struct, frozen=True):
     """Delete an old checkpoint that is whole, as the user asked for."""
 
@@ -356,7 +395,7 @@ class Record(msgspec.Struct, frozen=True):
     incident: Incident
 
 
-Action = Fork | Release | Dismiss | Signal | Examine | Prepare | SetAside | Prune | Tell | Record
+Action = Fork | Release | Dismiss | Signal | Examine | Prepare | SetAside | Lead | Prune | Tell | Record
 
 
 STOP_BY_PERSON = "a person asked for it"

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard import checkpoints, incidents
-from trainguard.checkpoints.contents import list_files, read_checkpoint
-from trainguard.checkpoints.judging import is_meant, judge_checkpoint, judge_newest
-from trainguard.checkpoints.pointers import best_of
+from trainguard import files, incidents
 from trainguard.command_line import error_sentence
 from trainguard.config import ExpectedError, Settings, load_settings
 from trainguard.crash_types import CAUSES, TYPES, Verdict
@@ -25,9 +22,9 @@ from trainguard.investigation.investigating import investigate, open_knowledge
 from trainguard.investigation.sources import Source
 from trainguard.moments import seconds_of
 from trainguard.observer import log_of
-from trainguard.policy import Cause, Past, Prepared, Run, Spoilt, State
-from trainguard.policy.causes import ROOM
-from trainguard.progress import parse_segment
+from trainguard.policy import Cause, Past, Prepared, Run, State
+from trainguard.preparations.resuming import with_checkpoints
+from trainguard.progress import Role, parse_segment
 from trainguard.run_folder import RunFolder
 
 # So much of a log's end says at once what a whole reading would mostly say as well.
@@ -36,8 +33,6 @@ PAST = 64
 # As NVIDIA's resiliency extension does before it starts ranks again.
 DRAIN_SECONDS = 50.0
 DRAINED_BYTES = 512 << 20
-# So many whole checkpoints are never deleted for room.
-KEPT = 2
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -49,14 +44,15 @@ def find_out(settings: Settings, state: State, subject: str, cache: Path | None)
     notes: list[str] = []
     run_id = subject.partition("#")[0]
     run = state.run if state.run is not None and state.run.id == run_id else None
-    cause = None if run is None else look_at_end(settings, state, run, cache, notes)
+    crash = None if run is None else look_at_end(settings, state, run, cache, notes)
     prepared = Prepared(
         subject=subject,
-        cause=cause,
+        cause=None if crash is None else cause_of(crash, provisional=True),
         past=list_past(settings, state),
         holders=() if run is None else wait_for_gpus(),
     )
-    prepared = with_checkpoints(prepared, settings, notes)
+    lost = None if crash is None else find_lost_step(crash)
+    prepared = with_checkpoints(prepared, settings, state.were_aside, lost, notes, writes=cache is not None)
     if prepared.holders:
         notes.append(f"GPU memory is held by {', '.join(prepared.holders)}")
     return msgspec.structs.replace(prepared, notes=tuple(notes))
@@ -67,7 +63,7 @@ def find_out(settings: Settings, state: State, subject: str, cache: Path | None)
 
 def look_at_end(
     settings: Settings, state: State, run: Run, cache: Path | None, notes: list[str]
-) -> Cause | None:
+) -> Crash | None:
     """What the exit status, the end of the log and the kernel tell of how the run ended."""
     log = log_of(settings)
     try:
@@ -82,7 +78,7 @@ def look_at_end(
         knowledge = open_knowledge(None, cache, notes)
     known = evidence.gather(None, False, None, True, [])
     report = investigate([Source(str(log), start, None, facts=facts)], knowledge, known)
-    return cause_of(report.crashes[0], provisional=True) if report.crashes else None
+    return report.crashes[0] if report.crashes else None
 
 
 def cause_of(crash: Crash, provisional: bool = False) -> Cause:
@@ -136,101 +132,24 @@ def _has_recovered(record: IncidentRecord, lived: float, enough: float) -> bool:
     return record.first_new_step is not None or (record.step is None and lived >= enough)
 
 
-# --- where to resume -------------------------------------------------------------------------------------------
-
-
-def with_checkpoints(prepared: Prepared, settings: Settings, notes: list[str]) -> Prepared:
-    """The checkpoint to resume from, those that would spoil it, and the room for the next one."""
-    directory = settings.checkpoints.directory
-    if directory is None:
-        return prepared
-    try:
-        judgements = judge_newest(directory, living=False, now_wall=time.time())
-        about = os.statvfs(directory) if directory.exists() else None
-    except OSError as error:
-        notes.append(f"{directory}: the checkpoints cannot be verified ({error.strerror or error})")
-        return prepared
-    lost = step_of(prepared.cause)
-    spoilt: list[Spoilt] = []
-    kept = []
-    has_whole = any(is_whole(one) for one in judgements)
-    known = reasons_known(settings)
-    for one in judgements:
-        step, path = one.checkpoint.step, str(one.checkpoint.path)
-        if lost is not None and step >= lost:
-            reason = f"it was saved at or after step {lost}, where the loss was no number any more"
-            spoilt.append(Spoilt(path, step, checkpoints.Verdict.SUSPECT.value, reason))
-        elif one.spoils and not is_tolerable(one, has_whole, known):
-            spoilt.append(Spoilt(path, step, one.verdict.value, one.reason))
-        else:
-            kept.append(one)
-    resume = next((one for one in kept if is_whole(one)), next(iter(kept), None))
-    whole = next((one for one in judgements if is_whole(one)), None)
-    free = None if about is None else about.f_bavail * about.f_frsize
-    needed = None if whole is None else whole.size_bytes
-    return msgspec.structs.replace(
-        prepared,
-        spoilt=tuple(one for one in spoilt if resume is None or one.step > resume.checkpoint.step),
-        resume=None if resume is None else str(resume.checkpoint.path),
-        resume_step=0 if resume is None else max(0, resume.checkpoint.step),
-        verified=True,
-        free=free,
-        needed=needed,
-        prunable=list_prunable(directory, free, needed) if settings.checkpoints.prune else (),
-    )
-
-
-def list_prunable(directory: Path, free: int | None, needed: int | None) -> tuple[str, ...]:
-    """The oldest whole checkpoints that must go so that the next one fits; never the newest two or the best."""
-    lacking = max(ROOM, needed or 0) - (free or 0)
-    if free is None or lacking <= 0:
-        return ()
-    saves = [one for one in checkpoints.list_saves(checkpoints.find_folder(directory)) if one.is_step]
-    best = best_of(directory)
-    whole = []
-    for place, save in enumerate(saves):
-        siblings = [list_files(one) for one in saves[max(0, place - 1) : place]]
-        judged = judge_checkpoint(read_checkpoint(save), siblings, living=False, now_wall=time.time())
-        if is_whole(judged):
-            whole.append(judged)
-    chosen: list[str] = []
-    for one in whole[:-KEPT]:
-        if lacking > 0 and (best is None or one.checkpoint.path != best.path):
-            chosen.append(str(one.checkpoint.path))
-            lacking -= one.size_bytes
-    return tuple(chosen)
-
-
-def is_whole(one: checkpoints.Judgement) -> bool:
-    """Whether it holds all that this run saves."""
-    return one.verdict is checkpoints.Verdict.COMPLETE or is_meant(one)
-
-
-def is_tolerable(one: checkpoints.Judgement, has_whole: bool, known: set[str]) -> bool:
-    """Whether to resume from it all the same: weights alone are better than a beginning anew, and what differs
-    from the checkpoint before for the second time was changed on purpose."""
-    if one.verdict is checkpoints.Verdict.WEIGHTS_ONLY and not has_whole:
-        return True
-    return one.compared and without_numbers(one.reason) in known
-
-
-def reasons_known(settings: Settings) -> set[str]:
-    """Why checkpoints were set aside before."""
-    records = incidents.list_records(settings.logs.directory / "incidents")
-    return {without_numbers(str(one.get("reason"))) for record in records for one in record.set_aside}
-
-
-def without_numbers(reason: str) -> str:
-    """A reason with `#` in place of its numbers."""
-    return re.sub(r"[0-9]+", "#", reason)
-
-
-def step_of(cause: Cause | None) -> int | None:
-    """The step at which a loss was no number for the first time."""
-    if cause is None or cause.type != "numerical":
+def find_lost_step(crash: Crash) -> int | None:
+    """The step at which a loss was no number for the first time: by that line, else by what was told before it."""
+    if crash.type != "numerical":
         return None
-    steps = [mark.step for mark in parse_segment(cause.text.encode()) if mark.step is not None]
-    return steps[0] if steps else None
+    if steps := steps_in(crash.root.text.encode()):
+        return steps[0]
+    end = crash.root.offset
+    try:
+        before = files.read_range(Path(crash.root.file), max(0, end - LOOK_BYTES), end)
+    except OSError:
+        return None
+    return next(iter(reversed(steps_in(before))), None)
+
+
+def steps_in(content: bytes) -> list[int]:
+    """The training steps that lines tell, in order."""
+    marks = (mark for line in re.split(rb"[\r\n]", content) for mark in parse_segment(line))
+    return [mark.step for mark in marks if mark.step is not None and mark.role in (Role.TRAINING, Role.BAR)]
 
 
 # --- what stands in the way ------------------------------------------------------------------------------------
