@@ -65,7 +65,7 @@ def train(args: argparse.Namespace) -> None:
     transformers.set_seed(SEED)
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
-        n_positions=SEQUENCE_LENGTH,
+        n_positions=args.positions,
         n_embd=32,
         n_layer=2,
         n_head=2,
@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--save-steps", type=int, default=20, help="steps between checkpoints (default 20)")
     parser.add_argument("--save-total-limit", type=int, default=3, help="checkpoints kept (default 3)")
     parser.add_argument("--logging-steps", type=int, default=5, help="steps between metrics (default 5)")
+    large = "positions that the model knows: more make its checkpoints larger, not its steps slower"
+    parser.add_argument("--positions", type=int, default=SEQUENCE_LENGTH, help=f"{large} (default 32)")
     parser.add_argument("--output-dir", type=Path, default=here / "run-hf", help="default: run-hf/ here")
     parser.add_argument("--crash-at", type=int, metavar="STEP", help="SIGKILL itself before this step")
     parser.add_argument("--hang-at", type=int, metavar="STEP", help="sleep for an hour before this step")

@@ -39,3 +39,19 @@ def test_a_child_stands_behind_the_daemon_for_the_processor(tmp_path: Path) -> N
     child = identity_of(inquiry.pid)
     inquiry.end()
     wait_for(lambda: not lives(child), what="the end of the child")
+
+
+def test_the_child_of_a_watchdog_that_died_does_not_write_into_the_next_ones_answer(tmp_path: Path) -> None:
+    answer, go = tmp_path / "answer", tmp_path / "go"
+    code = (
+        "import pathlib, sys, time\n"
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+        "print('of the former one, which is long', flush=True)"
+    )
+    former = Inquiry([sys.executable, "-c", code], answer, 60)
+    inquiry = Inquiry([sys.executable, "-c", "print('42')"], answer, 60)
+    wait_for(lambda: inquiry.is_over(time.monotonic()), what="the end of the child")
+    go.touch()
+    wait_for(lambda: former.is_over(time.monotonic()), what="the end of the former child")
+    assert inquiry.end()
+    assert answer.read_text() == "42\n"

@@ -27,6 +27,8 @@ class Inquiry:
         self._part = answer.with_name(f".{answer.name}.part")
         self._deadline = time.monotonic() + seconds
         answer.parent.mkdir(parents=True, exist_ok=True)
+        # The child of a watchdog that died may still write to the former one.
+        self._part.unlink(missing_ok=True)
         with self._part.open("wb") as output:
             self._child = subprocess.Popen(
                 list(command),

@@ -49,11 +49,14 @@ class Preparation:
 
     def _read(self) -> Prepared:
         try:
-            return msgspec.json.decode(files.read_small(self._answer, _LIMIT), type=Prepared)
+            found = msgspec.json.decode(files.read_small(self._answer, _LIMIT), type=Prepared)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return Prepared(self._subject, notes=(IN_VAIN,))
+            found = None
         finally:
             self._answer.unlink(missing_ok=True)
+        if found is None or found.subject != self._subject:
+            return Prepared(self._subject, notes=(IN_VAIN,))
+        return found
 
     def stop(self) -> None:
         """End the child, if there is one."""

@@ -1,5 +1,7 @@
 """Finding out, in a child of the watchdog: why the run ended, where to resume, and what stands in the way."""
 
+from __future__ import annotations
+
 import os
 import re
 import sys
@@ -7,6 +9,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,18 +17,17 @@ from trainguard import files, incidents
 from trainguard.command_line import error_sentence
 from trainguard.config import ExpectedError, Settings, load_settings
 from trainguard.crash_types import CAUSES, TYPES, Verdict
-from trainguard.diagnosis import Crash
 from trainguard.gpu import Gpus, ask_gpus
 from trainguard.incidents import IncidentRecord, quick_facts
-from trainguard.investigation import evidence
-from trainguard.investigation.investigating import investigate, open_knowledge
-from trainguard.investigation.sources import Source
 from trainguard.moments import seconds_of
 from trainguard.observer import log_of
 from trainguard.policy import Cause, Past, Prepared, Run, State
 from trainguard.preparations.resuming import with_checkpoints
 from trainguard.progress import Role, parse_segment
 from trainguard.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from trainguard.diagnosis import Crash
 
 # So much of a log's end says at once what a whole reading would mostly say as well.
 LOOK_BYTES = 64 << 10
@@ -65,6 +67,14 @@ def look_at_end(
     settings: Settings, state: State, run: Run, cache: Path | None, notes: list[str]
 ) -> Crash | None:
     """What the exit status, the end of the log and the kernel tell of how the run ended."""
+    try:
+        from trainguard.investigation import evidence
+        from trainguard.investigation.investigating import investigate, open_knowledge
+        from trainguard.investigation.sources import Source
+    except ImportError as error:
+        # The checkpoints are verified all the same.
+        notes.append(f"how the run ended cannot be read: {error}; install requirements.txt")
+        return None
     log = log_of(settings)
     try:
         start = max(run.log_start, log.stat().st_size - LOOK_BYTES)
@@ -122,8 +132,10 @@ def past_cause(record: IncidentRecord) -> Cause | None:
     if told is None or told.get("provisional"):
         return record.cause
     try:
+        from trainguard.diagnosis import Crash
+
         return cause_of(msgspec.convert(told, Crash))
-    except msgspec.ValidationError:
+    except (ImportError, msgspec.ValidationError):
         return record.cause
 
 
