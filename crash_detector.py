@@ -174,13 +174,7 @@ def investigate(
 
     rows = None if settings is None else settings.detector.signatures
     cache = None if settings is None or arguments.no_history else settings.logs.directory
-    try:
-        knowledge = investigating.open_knowledge(rows, cache, notes)
-    except (ExpectedError, OSError) as error:
-        if rows is None:
-            raise
-        notes.append(f"{command_line.error_sentence(error)}; goes on without detector.signatures")
-        knowledge = investigating.open_knowledge(None, cache, notes)
+    knowledge = investigating.open_knowledge(rows, cache, notes)
     at_hand = any(source.incident is not None for source in wanted)
     known = evidence.gather(arguments.kernel_log, arguments.gpus, arguments.slurm_job, at_hand, notes)
     with command_line.progress_bar("scanning", sources.size_of(wanted)) as advance:

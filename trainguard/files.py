@@ -125,3 +125,9 @@ def free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
+
+
+def free_bytes(folder: Path) -> int:
+    """What a file system has left for us. Raises OSError."""
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize

@@ -1,7 +1,8 @@
 """The watchdog over one daemon: one cycle of observing, deciding, saving, acting and waiting."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -133,39 +134,24 @@ class Watchdog:
                 self.copying.stop(time.monotonic())
                 self.preparation.ask(self.settings.path, action.subject)
             elif isinstance(action, policy.SetAside):
-                self.set_aside(action)
+                self.attempt("set aside", action.spoilt.path, partial(set_aside, action))
             elif isinstance(action, policy.Lead):
-                self.lead(Path(action.path), Path(action.resume))
+                lead = partial(remedies.lead, Path(action.path), Path(action.resume))
+                self.attempt("written", action.path, lead)
             elif isinstance(action, policy.Prune):
-                self.prune(Path(action.path))
+                self.attempt("deleted", action.path, partial(remedies.prune, Path(action.path)))
             elif isinstance(action, policy.Signal):
                 if (problem := self.daemon.send(action.target, action.signal)) is not None:
                     self.journal.note(problem)
             else:
                 self.words.append(action)
 
-    def set_aside(self, action: policy.SetAside) -> None:
-        """Rename a checkpoint that would spoil the resume."""
-        path, resume = Path(action.spoilt.path), None if action.resume is None else Path(action.resume)
-        staged = remedies.staged_of(path) if action.spoilt.copy else None
+    def attempt(self, what: str, path: str, remedy: Callable[[], object]) -> None:
+        """Do something to the user's files; that it failed is a finding."""
         try:
-            remedies.set_aside(path, action.spoilt.verdict, resume, staged)
+            remedy()
         except OSError as error:
-            self.journal.note(Finding(Status.BAD, str(path), f"cannot be set aside ({error.strerror})"))
-
-    def lead(self, pointer: Path, resume: Path) -> None:
-        """Have a pointer file name a checkpoint that is there."""
-        try:
-            remedies.lead(pointer, resume)
-        except OSError as error:
-            self.journal.note(Finding(Status.BAD, str(pointer), f"cannot be written ({error.strerror})"))
-
-    def prune(self, path: Path) -> None:
-        """Delete an old checkpoint."""
-        try:
-            remedies.prune(path)
-        except OSError as error:
-            self.journal.note(Finding(Status.BAD, str(path), f"cannot be deleted ({error.strerror})"))
+            self.journal.note(Finding(Status.BAD, path, f"cannot be {what} ({error.strerror})"))
 
     def wake_sources(self) -> list[processes.Pollable]:
         """Whatever is worth a look as soon as it ends."""
@@ -217,3 +203,11 @@ class Watchdog:
         self.observer.reload(fresh)
         self.chronicle.reload(fresh)
         self.journal.say(Status.OK, f"{fresh.path}: was read again; a new command counts from the next start")
+
+
+def set_aside(action: policy.SetAside) -> None:
+    """Rename a checkpoint that would spoil the resume; its copy may take its place. Raises OSError."""
+    path, resume = Path(action.spoilt.path), None if action.resume is None else Path(action.resume)
+    remedies.set_aside(
+        path, action.spoilt.verdict, resume, remedies.staged_of(path) if action.spoilt.copy else None
+    )

@@ -332,11 +332,8 @@ def deepspeed_on(stage: int) -> Build:
     return lambda folder: deepspeed_run(folder, stage, resume=True)
 
 
-def deepspeed_run(folder: Path, stage: int, resume: bool = False) -> None:
-    """Train with a bare engine; with `resume` from what the pointer file `latest` names."""
-    import deepspeed
-    import torch
-
+def stand_alone() -> None:
+    """Be the only rank, where no launcher has said otherwise."""
     alone = {
         "RANK": "0",
         "LOCAL_RANK": "0",
@@ -346,6 +343,14 @@ def deepspeed_run(folder: Path, stage: int, resume: bool = False) -> None:
     }
     for name, value in alone.items():
         os.environ.setdefault(name, value)
+
+
+def deepspeed_run(folder: Path, stage: int, resume: bool = False) -> None:
+    """Train with a bare engine; with `resume` from what the pointer file `latest` names."""
+    import deepspeed
+    import torch
+
+    stand_alone()
     model = two_layers()
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -613,15 +618,7 @@ def megatron_core(folder: Path, resume: bool = False) -> None:
     """Its own dist_checkpointing, in the format torch_dist; only its two questions to CUDA are answered for it."""
     import torch
 
-    alone = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
+    stand_alone()
     join_ranks()
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.current_device = lambda: "cpu"

@@ -69,13 +69,12 @@ def judge_checkpoint(
     """
     own = [*contents.faults, *_shape_faults(contents, ())]
     faults = [*contents.faults, *_shape_faults(contents, siblings)]
-    verdict = min((fault.verdict for fault in faults), key=SEVERITY.index, default=Verdict.COMPLETE)
-    reason = next((fault.reason for fault in faults if fault.verdict is verdict), _praise(contents))
-    # Where no checkpoint before had more than weights, that is how this run saves.
-    as_ever = verdict is Verdict.WEIGHTS_ONLY and reason in {fault.reason for fault in own}
-    # A framework that goes by its pointer does not see what was saved since.
-    unseen = reason == _uncommitted(contents, siblings)
-    spoils = verdict is not Verdict.COMPLETE and contents.layout is not None and not as_ever and not unseen
+    worst = min(
+        faults,
+        key=lambda fault: SEVERITY.index(fault.verdict),
+        default=Fault(Verdict.COMPLETE, _praise(contents), spoils=False),
+    )
+    verdict, reason, spoils = worst.verdict, worst.reason, worst.spoils
     compared = verdict not in {fault.verdict for fault in own}
     if living and (change := _change(contents, siblings, verdict, now_wall)):
         verdict, reason, spoils = Verdict.WRITING, change, False
@@ -97,7 +96,7 @@ def _shape_faults(contents: Contents, siblings: Sequence[Contents]) -> Iterable[
     """What is missing of a checkpoint as a whole."""
     layout, names = contents.layout, contents.names
     if layout is None:
-        yield Fault(Verdict.SUSPECT, f"{contents.checkpoint.path.name} fits no known layout")
+        yield Fault(Verdict.SUSPECT, f"{contents.checkpoint.path.name} fits no known layout", spoils=False)
         return
     if not contents.is_folder:
         return
@@ -127,7 +126,8 @@ def _shape_faults(contents: Contents, siblings: Sequence[Contents]) -> Iterable[
             Verdict.SUSPECT, f"{contents.checkpoint.path.name} holds the state of step {contents.step}"
         )
     if reason := _uncommitted(contents, siblings):
-        yield Fault(Verdict.INCOMPLETE, reason)
+        # A framework that goes by its pointer does not see what was saved since.
+        yield Fault(Verdict.INCOMPLETE, reason, spoils=False)
 
 
 # Where the number in the name and the step in the content are the same by the framework's own code.
@@ -142,7 +142,8 @@ def _missing(part: Part, siblings: Sequence[Contents]) -> Fault:
         other = having[-1].checkpoint.path.name
         reason = f"{part.name} is missing, which {other} has: its state would be lost in silence"
         return Fault(Verdict.WEIGHTS_ONLY, reason)
-    return Fault(Verdict.WEIGHTS_ONLY, f"{part.name} is missing: only the weights were saved")
+    # Where no checkpoint before had more than weights, that is how this run saves.
+    return Fault(Verdict.WEIGHTS_ONLY, f"{part.name} is missing: only the weights were saved", spoils=False)
 
 
 def _lost(contents: Contents, sibling: Sequence[str]) -> str | None:

@@ -26,10 +26,11 @@ SEVERITY = (Verdict.SUSPECT, Verdict.INCOMPLETE, Verdict.WEIGHTS_ONLY)
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with a checkpoint: one clause that names the file."""
+    """What is wrong with a checkpoint: one clause that names the file, and whether it spoils a resume."""
 
     verdict: Verdict
     reason: str
+    spoils: bool = True
 
 
 class FaultError(Exception):

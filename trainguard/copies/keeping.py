@@ -22,6 +22,7 @@ from trainguard.checkpoints.verdicts import FaultError
 from trainguard.checkpoints.verifying import Look, verify
 from trainguard.config import Settings, load_settings
 from trainguard.copies.asking import COPY_SECONDS
+from trainguard.files import free_bytes
 from trainguard.health import Finding, Status
 from trainguard.remedies import STAGED, staged_of
 
@@ -173,12 +174,6 @@ def make_room(place: Path, size: int) -> bool:
     if free_bytes(place.parent) < ROOM * size:
         place.with_name(place.name + BEFORE).unlink(missing_ok=True)
     return free_bytes(place.parent) >= ROOM * size
-
-
-def free_bytes(folder: Path) -> int:
-    """What a file system has left for us. Raises OSError."""
-    about = os.statvfs(folder)
-    return about.f_bavail * about.f_frsize
 
 
 def _is_copy(place: Path, original: Signature) -> bool:

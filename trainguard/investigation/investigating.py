@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from trainguard import diagnosis, scanner
-from trainguard.command_line import counted
+from trainguard.command_line import counted, error_sentence
 from trainguard.config import ExpectedError
 from trainguard.diagnosis import Crash, Facts, Failures, Gap, Line, Observation, Rest
 from trainguard.investigation import kernel_lines
@@ -79,8 +79,18 @@ CACHE = Path(scanner.__file__).parent / "__pycache__"
 def open_knowledge(user_file: Path | None, folder: Path | None, notes: list[str]) -> Knowledge:
     """Our signatures and the user's. What is made of them is kept: in `folder`, if there is one.
 
-    Raises ExpectedError.
+    Rows of the user's that cannot be used are a note. Raises ExpectedError and OSError for ours.
     """
+    try:
+        return _open_knowledge(user_file, folder, notes)
+    except (ExpectedError, OSError) as error:
+        if user_file is None:
+            raise
+        notes.append(f"{error_sentence(error)}; goes on without detector.signatures")
+    return _open_knowledge(None, folder, notes)
+
+
+def _open_knowledge(user_file: Path | None, folder: Path | None, notes: list[str]) -> Knowledge:
     if user_file is None and _can_be_written(CACHE):
         folder = CACHE
     try:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainguard import files, incidents
-from trainguard.command_line import error_sentence
-from trainguard.config import ExpectedError, Settings, load_settings
+from trainguard.config import Settings, load_settings
 from trainguard.crash_types import CAUSES, TYPES, Verdict
 from trainguard.gpu import Gpus, ask_gpus
 from trainguard.incidents import IncidentRecord, quick_facts
@@ -81,11 +80,7 @@ def look_at_end(
     except OSError:
         start = run.log_start
     facts = quick_facts(state.incident, run)
-    try:
-        knowledge = open_knowledge(settings.detector.signatures, cache, notes)
-    except (ExpectedError, OSError) as error:
-        notes.append(error_sentence(error))
-        knowledge = open_knowledge(None, cache, notes)
+    knowledge = open_knowledge(settings.detector.signatures, cache, notes)
     known = evidence.gather(None, False, None, True, [])
     report = investigate([Source(str(log), start, None, facts=facts)], knowledge, known)
     return report.crashes[0] if report.crashes else None

@@ -1,6 +1,5 @@
 """Resuming: from which checkpoint the next run starts, what would spoil that, and the room for the next save."""
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from trainguard.checkpoints.pointers import Pointer, best_of, read_pointers
 from trainguard.checkpoints.verdicts import FaultError
 from trainguard.config import Settings
 from trainguard.copies import keeping
+from trainguard.files import free_bytes
 from trainguard.policy import Aside, Misled, Prepared, Spoilt
 from trainguard.policy.causes import ROOM
 
@@ -44,7 +44,7 @@ def with_checkpoints(
         judgements = judge_newest(directory, living=False, now_wall=time.time(), below=lost)
         spoilt = list_lost(folder, lost)
         pointers = read_pointers(folder)
-        about = os.statvfs(directory) if directory.exists() else None
+        free = free_bytes(directory) if directory.exists() else None
     except OSError as error:
         notes.append(f"{directory}: the checkpoints cannot be verified ({error.strerror or error})")
         return prepared
@@ -75,7 +75,6 @@ def with_checkpoints(
             keeping.tidy(settings.logs.directory, directory, notes)
         chosen = with_copies(spoilt, chosen, settings.logs.directory, lost, writes)
     copied = next((one.path for one in chosen if one.copy), None)
-    free = None if about is None else about.f_bavail * about.f_frsize
     needed = None if whole is None else whole.size_bytes
     return msgspec.structs.replace(
         prepared,
