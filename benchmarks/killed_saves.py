@@ -23,7 +23,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,11 @@ def step_of(checkpoint: Path) -> int:
 
 def is_whole(checkpoint: Path, model_bytes: int) -> bool:
     """Whether every file that the Trainer writes is there to its end."""
-    ranks = [one.name for one in checkpoint.parent.glob("checkpoint-*/rng_state*")]
+    ranks: list[str] = []
+    for one in checkpoint.parent.glob("checkpoint-*"):
+        # The Trainer's rotation may remove it meanwhile.
+        with suppress(FileNotFoundError):
+            ranks += [file.name for file in one.glob("rng_state*")]
     states = set(ranks) or {"rng_state.pth"}
     try:
         return (
