@@ -7,7 +7,7 @@ import pytest
 from support import ROOT
 
 FLOORS = {
-    0: {"config", "crash_types", "health", "identity", "moments", "packages"},
+    0: {"config", "crash_types", "health", "identity", "moments", "packages", "quantities"},
     1: {"cgroup", "commands", "files", "policy", "processes", "signatures"},
     2: {
         "activity",

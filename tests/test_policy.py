@@ -453,6 +453,18 @@ def test_what_is_set_aside_is_looked_at_again_before_the_start() -> None:
     assert history.state.run is not None and history.state.run.resumed_from == 20
 
 
+def test_what_only_the_first_look_noted_is_told_once_the_second_is_over() -> None:
+    history = History().start(0.0)
+    history.prepares = False
+    history.crash(10.0)
+    run_id = history.state.run.id  # type: ignore[union-attr]
+    history.see(10.5, CRASH, prepared=Prepared(f"{run_id}#2", spoilt=(BAD,), notes=("a", "b"), verified=True))
+    assert not history.told("note")
+    history.see(11.0, CRASH, prepared=Prepared(f"{run_id}#3", notes=("b", "c"), verified=True))
+    notes = [action.text for action in history.actions if isinstance(action, Tell) and action.event == "note"]
+    assert notes == ["a", "b", "c"] and history.state.noted == ()
+
+
 def test_what_could_not_be_set_aside_is_told_and_not_tried_again_for_this_start() -> None:
     history = History().start(0.0)
     history.found = {

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from checkpoint_files import deepspeed
 from stub_daemon import save
 from support import ROOT, Sandbox, wait_for
 
+from trainguard.preparations import Preparation
 from trainguard.run_folder import RunFolder
 
 CHECKPOINTS = {"directory": "checkpoints"}
@@ -354,3 +356,42 @@ def test_a_checkpoint_that_a_person_has_put_back_is_left_alone(told: Sandbox) ->
     assert len(told.events("set_aside")) == 1
     assert "checkpoint-20" in names(told)
     assert "used all the same" in told.wait_for_event("note")["text"]
+
+
+def test_a_checkpoint_with_weights_alone_is_told_also_where_no_other_has_more(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    save(folder_of(told) / "checkpoint-10", 10)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (folder_of(told) / "checkpoint-10" / name).unlink(missing_ok=True)
+    told.start()
+    text = told.wait_for_event("note")["text"]
+    assert "checkpoint-10 is weights-only: optimizer.pt is missing" in text and "used all the same" in text
+    assert names(told) == ["checkpoint-10"]
+
+
+def test_weights_in_an_unknown_layout_are_told_to_be_unverified(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    (folder_of(told) / "state_at_10").mkdir(parents=True)
+    (folder_of(told) / "state_at_10" / "params.msgpack").write_bytes(b"x" * 100)
+    told.start()
+    assert "state_at_10/params.msgpack is in no layout that is known" in told.wait_for_event("note")["text"]
+    assert names(told) == ["state_at_10"]
+
+
+def test_a_pointer_that_was_removed_is_told(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20):
+        deepspeed(folder_of(told), step)
+    (folder_of(told) / "latest").unlink()
+    told.start()
+    assert "no latest names the checkpoint to resume from" in told.wait_for_event("note")["text"]
+    assert names(told) == ["global_step10", "global_step20"]
+
+
+def test_why_a_preparation_failed_is_told(tmp_path: Path) -> None:
+    preparation = Preparation(tmp_path, set())
+    preparation.ask(tmp_path / "absent.yaml", "1-1-a#1")
+    found = wait_for(lambda: preparation.look(time.monotonic()))
+    assert found.subject == "1-1-a#1" and not found.verified
+    assert "no such file" in found.notes[0]
+    assert list(tmp_path.iterdir()) == []

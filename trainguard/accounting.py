@@ -21,7 +21,7 @@ from trainguard.config import Settings
 from trainguard.incidents import IncidentRecord
 from trainguard.moments import seconds_of, text_of
 from trainguard.policy import State
-from trainguard.policy.turn import in_words
+from trainguard.quantities import duration_text
 from trainguard.run_folder import Event, RunFolder
 
 BEGINNINGS = ("started", "restarted", "adopted")
@@ -327,7 +327,7 @@ def rows_of(account: Account) -> list[tuple[str, str]]:
 
 
 def _told(seconds: float | None) -> str:
-    return "unknown" if seconds is None else in_words(seconds)
+    return "unknown" if seconds is None else duration_text(seconds)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from trainguard.crash_types import CAUSES, HELPS, TYPES, Cause, CrashType, Retry
 from trainguard.health import Status
 from trainguard.history import HistorySummary
 from trainguard.moments import text_of
+from trainguard.quantities import size_text
 
 if TYPE_CHECKING:  # these take a while to load, and a scan that finds nothing does without
     from trainguard.accounting import Account
@@ -71,7 +72,7 @@ def in_a_line(crashes: Sequence[Crash]) -> str:
 
 def no_crash(files: Sequence[str], size: int, unread: Sequence[str]) -> str:
     """That nothing crashed in the files that were read (`size` in bytes), or that this is not known."""
-    read = f"no crash in {counted(len(files), 'log')}, {size / (1 << 20):.1f} MiB" if files else ""
+    read = f"no crash in {counted(len(files), 'log')}, {size_text(size)}" if files else ""
     if not unread:
         return marked(Status.OK, read or "no crash (nothing new since the last scan)")
     names = ", ".join(str(near(Path(name))) for name in unread[:NAMES])

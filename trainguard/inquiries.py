@@ -10,10 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainguard.files import read_range
+
 PROJECT = Path(__file__).resolve().parent.parent
 # Behind the daemon, which wants the processors for itself.
 NICENESS = 10
 GRACE_SECONDS = 0.05
+WORDS_LIMIT = 4096
 
 
 class Inquiry:
@@ -25,17 +28,19 @@ class Inquiry:
         """Start it. Raises OSError."""
         self.answer = answer
         self._part = answer.with_name(f".{answer.name}.part")
+        self._words = answer.with_name(f".{answer.name}.errors")
         self._deadline = time.monotonic() + seconds
         answer.parent.mkdir(parents=True, exist_ok=True)
         # The child of a watchdog that died may still write to the former one.
         self._part.unlink(missing_ok=True)
-        with self._part.open("wb") as output:
+        self._words.unlink(missing_ok=True)
+        with self._part.open("wb") as output, self._words.open("wb") as errors:
             self._child = subprocess.Popen(
                 list(command),
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.DEVNULL,
+                stderr=errors,
             )
         self.pid = self._child.pid
         self._descriptor = os.pidfd_open(self.pid)
@@ -55,6 +60,16 @@ class Inquiry:
         self._child.kill()
         return True
 
+    def last_words(self) -> str:
+        """The last line that it wrote to its standard error, before `end`; empty where there is none."""
+        try:
+            size = self._words.stat().st_size
+            content = read_range(self._words, max(0, size - WORDS_LIMIT), size)
+        except OSError:
+            return ""
+        lines = content.decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def end(self) -> bool:
         """Put what it has said in its place, and stop asking; whether the child is gone for good.
 
@@ -70,5 +85,33 @@ class Inquiry:
         except subprocess.TimeoutExpired:
             return False
         finally:
+            self._words.unlink(missing_ok=True)
             self._part.replace(self.answer)
         return True
+
+
+class Desk:
+    """Where one inquiry at a time is under way; the number of its child is among `helpers` while it may live."""
+
+    def __init__(self, helpers: set[int]) -> None:
+        self._helpers = helpers
+        self.inquiry: Inquiry | None = None
+
+    def ask(self, command: Sequence[str], answer: Path, seconds: float, niceness: int = NICENESS) -> None:
+        """Begin an inquiry, where none is under way. Raises OSError."""
+        self.inquiry = Inquiry(command, answer, seconds, niceness)
+        self._helpers.add(self.inquiry.pid)
+
+    def has_ended(self, now: float) -> bool:
+        """Whether there is an inquiry, and it is over."""
+        return self.inquiry is not None and self.inquiry.is_over(now)
+
+    def clear(self) -> None:
+        """End what is under way, if anything is. A child that hangs in the kernel stays a helper. Raises OSError."""
+        inquiry, self.inquiry = self.inquiry, None
+        if inquiry is not None and inquiry.end():
+            self._helpers.discard(inquiry.pid)
+
+    def wake_sources(self) -> list[Inquiry]:
+        """The child, whose end is worth a look at once."""
+        return [] if self.inquiry is None else [self.inquiry]

@@ -119,7 +119,7 @@ class Observer:
         if directory is None:
             return False
         try:
-            footprint = checkpoints.measure(directory)
+            footprint = checkpoints.measure(checkpoints.find_folder(directory))
         except OSError as error:
             findings.append(_unreadable(directory, error))
             return False

@@ -9,6 +9,7 @@ from trainguard.checkpoints.footprint import Footprint, has_grown, measure
 from trainguard.checkpoints.listing import (
     Checkpoint,
     find_folder,
+    find_weights,
     list_checkpoints,
     list_saves,
     newest_checkpoint,
@@ -22,6 +23,7 @@ __all__ = (
     "Judgement",
     "Verdict",
     "find_folder",
+    "find_weights",
     "has_grown",
     "list_checkpoints",
     "list_saves",

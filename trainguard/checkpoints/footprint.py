@@ -7,12 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard.checkpoints.listing import entries, parse_name
+from trainguard.checkpoints.listing import WEIGHTS, entries, parse_name
 
 FILE_LIMIT = 10_000
 # Two hold every layout known: DeepSpeed's checkpoint-N/global_stepN/, Megatron's iter_N/mp_rank_00_000/.
 FOLDER_DEPTH = 3
-WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 class Footprint(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """Listing: the checkpoints in a run's folder, by their names, in numeric order."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from trainguard.checkpoints.layouts import rows_of, step_in
 # Where a run's checkpoints lie, if not in its folder itself; Lightning makes a version for each start.
 FOLDERS = ("checkpoints", "checkpoint", "current_model", "out")
 LIGHTNING = "lightning_logs"
+WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+# What other frameworks save, of which no layout is known here.
+OTHERS = (".distcp", ".h5", ".keras", ".msgpack", ".npz", ".orbax-checkpoint", ".pdparams")
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -92,6 +96,22 @@ def find_folder(directory: Path) -> Path:
         except OSError:
             continue
     return max(changed, default=(0.0, directory))[1]
+
+
+def find_weights(directory: Path) -> str | None:
+    """A file of weights in a folder or right below it, by its name, whether or not it is in a checkpoint.
+
+    Raises OSError where `directory` cannot be read.
+    """
+    inner: list[os.DirEntry[str]] = []
+    found = entries(directory)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            with contextlib.suppress(OSError):
+                inner += entries(Path(entry.path))
+    weights = (entry.path for entry in (*found, *inner) if entry.name.endswith((*WEIGHTS, *OTHERS)))
+    first = min(weights, default=None)
+    return None if first is None else os.path.relpath(first, directory)
 
 
 def entries(directory: Path) -> list[os.DirEntry[str]]:

@@ -1,5 +1,6 @@
 """Asking: when a copy is due, and the child that keeps it."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 from trainguard import files
 from trainguard.checkpoints import Footprint, has_grown
 from trainguard.health import Finding, Status
-from trainguard.inquiries import Inquiry
+from trainguard.inquiries import Desk, Inquiry
 
 ANSWER = "copying.json"
 COPY_SECONDS = 600.0
@@ -45,25 +46,23 @@ class Copying:
     def __init__(self, folder: Path, helpers: set[int]) -> None:
         """The answer goes through a file in `folder`; `helpers` is where the child's number is kept meanwhile."""
         self._answer = folder / ANSWER
-        self._helpers = helpers
-        self._inquiry: Inquiry | None = None
+        self._desk = Desk(helpers)
         self._last: Asked | None = None
 
     def collect(self, now: float) -> Sequence[Finding]:
         """What the child has told, once it is over."""
-        if self._inquiry is None or not self._inquiry.is_over(now):
+        if not self._desk.has_ended(now):
             return ()
         self.stop(now)
         return self._read()
 
     def keep_up(self, config: Path, footprint: Footprint | None, now: float) -> None:
         """Begin to copy where that is due. Raises OSError."""
-        if self._inquiry is not None or footprint is None or not is_due(footprint, self._last, now):
+        if self._desk.inquiry is not None or footprint is None or not is_due(footprint, self._last, now):
             return
         self._last = Asked(footprint, now, now)
         command = [sys.executable, "-m", "trainguard.copies.keeping", str(config)]
-        self._inquiry = Inquiry(command, self._answer, COPY_SECONDS)
-        self._helpers.add(self._inquiry.pid)
+        self._desk.ask(command, self._answer, COPY_SECONDS)
 
     def _read(self) -> Sequence[Finding]:
         try:
@@ -75,18 +74,13 @@ class Copying:
 
     def stop(self, now: float) -> None:
         """End the child, if there is one; the copies made before stay."""
-        inquiry, self._inquiry = self._inquiry, None
-        if inquiry is None:
+        if self._desk.inquiry is None:
             return
         if self._last is not None:
             self._last = msgspec.structs.replace(self._last, ended=now)
-        try:
-            is_gone = inquiry.end()
-        except OSError:  # its answer has no place any more
-            is_gone = True
-        if is_gone:
-            self._helpers.discard(inquiry.pid)
+        with contextlib.suppress(OSError):  # its answer has no place any more
+            self._desk.clear()
 
     def wake_sources(self) -> Sequence[Inquiry]:
         """The child, which must be collected once it has ended."""
-        return [] if self._inquiry is None else [self._inquiry]
+        return self._desk.wake_sources()

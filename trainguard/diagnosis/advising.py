@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from trainguard.crash_types import CAUSES, TYPES
 from trainguard.diagnosis.gpu_memory import find_foreign
 from trainguard.diagnosis.values import Facts, Observation
+from trainguard.quantities import size_text
 
 ENOUGH_STEPS = 5
 
@@ -82,9 +83,9 @@ def _measured(root: Observation, facts: Facts) -> list[str]:
     told = []
     if root.type == "disk_full" and facts.free_bytes:
         path, free = min(facts.free_bytes.items(), key=lambda item: item[1])
-        told.append(f"At that moment {path} had {_gibibytes(free)} free: make room there first.")
+        told.append(f"At that moment {path} had {size_text(free)} free: make room there first.")
     if root.type in ("host_oom", "process_killed") and facts.memory_available is not None:
-        told.append(f"At that moment {_gibibytes(facts.memory_available)} of memory were available.")
+        told.append(f"At that moment {size_text(facts.memory_available)} of memory were available.")
     if root.type == "host_oom" and facts.oom_kills:
         told.append(
             f"The cgroup counted {facts.oom_kills} out-of-memory kills in this run: its limit is too low."
@@ -92,7 +93,3 @@ def _measured(root: Observation, facts: Facts) -> list[str]:
     if root.type == "cuda_oom" and facts.gpu_foreign:
         told.append(f"Other processes hold memory on the GPU: {', '.join(facts.gpu_foreign)}.")
     return told
-
-
-def _gibibytes(number: int) -> str:
-    return f"{number / (1 << 30):.1f} GiB"

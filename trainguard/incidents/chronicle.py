@@ -11,7 +11,7 @@ from trainguard.cgroup import read_oom_kills
 from trainguard.config import Settings
 from trainguard.identity import Identity
 from trainguard.incidents.records import LIMIT, RECORD, IncidentRecord, folder_of, read_record, record, write
-from trainguard.inquiries import Inquiry
+from trainguard.inquiries import Desk
 from trainguard.policy import Incident
 from trainguard.processes import Pollable
 
@@ -32,9 +32,8 @@ class Chronicle:
         """`helpers` is where a child's number is kept while it may live: it is nobody's orphan."""
         self._settings = settings
         self._incidents = incidents
-        self._helpers = helpers
-        self._inquiry: Inquiry | None = None
-        self._examination: Inquiry | None = None
+        self._reading = Desk(helpers)
+        self._examination = Desk(helpers)
         self.examined: str | None = None
         self._oom_kills = read_oom_kills()
 
@@ -50,14 +49,14 @@ class Chronicle:
         if is_new:
             self.stop_asking()
             command = [sys.executable, "-m", "trainguard.snapshots", *map(str, places)]
-            self._ask(command, folder / SNAPSHOT, snapshots.SECONDS)
+            self._reading.ask(command, folder / SNAPSHOT, snapshots.SECONDS)
 
     def collect(self, now: float) -> IncidentRecord | None:
         """Put what a child has found into its incident; the record, once its diagnosis is there. Raises OSError."""
         self._end_examination(now)
-        if self._inquiry is None or not self._inquiry.is_over(now):
+        if self._reading.inquiry is None or not self._reading.has_ended(now):
             return None
-        answer = self._inquiry.answer
+        answer = self._reading.inquiry.answer
         self.stop_asking()
         if answer.name == SNAPSHOT:
             _add(answer, snapshot=snapshots.read_snapshot(answer))
@@ -70,7 +69,7 @@ class Chronicle:
                 answer.parent.name,
                 "--json",
             ]
-            self._ask(command, answer.with_name(DIAGNOSIS), self._settings.detector.time_limit)
+            self._reading.ask(command, answer.with_name(DIAGNOSIS), self._settings.detector.time_limit)
             return None
         return _add(answer, diagnosis=_read_diagnosis(answer))
 
@@ -83,34 +82,25 @@ class Chronicle:
         command += [f"{one.pid}:{one.start_time}" for one in targets]
         try:
             # A hung run has no use for the processors, so that this child need not stand behind it.
-            self._examination = Inquiry(command, folder / STANDSTILL, standstills.PATIENCE, niceness=0)
+            self._examination.ask(command, folder / STANDSTILL, standstills.PATIENCE, niceness=0)
         except OSError:
             self.examined = incident_id
-        else:
-            self._helpers.add(self._examination.pid)
 
     def _end_examination(self, now: float) -> None:
-        examination = self._examination
-        if examination is None or not examination.is_over(now):
+        if self._examination.inquiry is None or not self._examination.has_ended(now):
             return
-        self._examination, self.examined = None, examination.answer.parent.name
-        if examination.end():
-            self._helpers.discard(examination.pid)
-        _add(examination.answer, standstill=standstills.read_standstill(examination.answer))
+        answer = self._examination.inquiry.answer
+        self.examined = answer.parent.name
+        self._examination.clear()
+        _add(answer, standstill=standstills.read_standstill(answer))
 
     def stop_asking(self) -> None:
         """End the child, so that no child but the run's is there to be told apart."""
-        inquiry, self._inquiry = self._inquiry, None
-        if inquiry is not None and inquiry.end():
-            self._helpers.discard(inquiry.pid)
+        self._reading.clear()
 
     def wake_sources(self) -> list[Pollable]:
         """The children, whose ends are worth a look at once."""
-        return [one for one in (self._inquiry, self._examination) if one is not None]
-
-    def _ask(self, command: Sequence[str], answer: Path, seconds: float) -> None:
-        self._inquiry = Inquiry(command, answer, seconds)
-        self._helpers.add(self._inquiry.pid)
+        return [*self._reading.wake_sources(), *self._examination.wake_sources()]
 
     def _count_oom_kills(self) -> int | None:
         """How many there were since the last incident."""

@@ -10,6 +10,7 @@ from trainguard.command_line import counted, error_sentence
 from trainguard.gpu import Gpus, ask_gpus
 from trainguard.kernel_log import KMSG, KernelLine, has_kernel_lines, parse_kernel_log, read_kernel_log
 from trainguard.launchers import read_slurm_state
+from trainguard.quantities import size_text
 
 KERNEL_LIMIT = 256 << 20
 BLOCK = 1 << 20
@@ -91,7 +92,7 @@ def foreign_processes(answer: Gpus) -> tuple[str, ...]:
     found = []
     for one in answer.gpus:
         for process in one.processes or ():
-            held = "" if process.memory_used is None else f" with {process.memory_used / (1 << 30):.1f} GiB"
+            held = "" if process.memory_used is None else f" with {size_text(process.memory_used)}"
             if process.lives is False:
                 found.append(f"pid {process.pid}, which is dead,{held} on GPU {one.index}")
             elif process.uid is not None and process.uid != os.geteuid():

@@ -6,8 +6,9 @@ from trainguard.health import Status
 from trainguard.identity import Identity
 from trainguard.policy.ending import ended
 from trainguard.policy.limits import counted_anew, counted_in_window
-from trainguard.policy.turn import Turn, in_words
+from trainguard.policy.turn import Turn
 from trainguard.policy.values import Alive, AtGate, Dismiss, Fork, Gone, Phase, Release, Run, Seen, Tell
+from trainguard.quantities import duration_text
 
 
 def when_new(turn: Turn) -> None:
@@ -57,7 +58,7 @@ def release(turn: Turn, identity: Identity) -> None:
     turn.tell(
         "restarted",
         Status.ATTENTION,
-        f"restarted as pid {identity.pid}{place}, {in_words(waited)} after the end was noticed "
+        f"restarted as pid {identity.pid}{place}, {duration_text(waited)} after the end was noticed "
         f"(restart {used} of {limit.max_restarts} in {limit.window:g} s)",
     )
     turn.record()

@@ -11,6 +11,7 @@ import msgspec
 
 from trainguard.config import RestartSettings
 from trainguard.policy.values import Cause, Past, Prepared
+from trainguard.quantities import size_text
 
 DAY = 86_400.0
 # Where nobody says how large the next checkpoint is, a full disk is one with less than this.
@@ -127,11 +128,6 @@ def _is_full(prepared: Prepared) -> bool:
 
 
 def _room(prepared: Prepared) -> str:
-    free = "" if prepared.free is None else f": {in_bytes(prepared.free)} are free"
-    needed = "" if not prepared.needed else f", the last checkpoint has {in_bytes(prepared.needed)}"
+    free = "" if prepared.free is None else f": {size_text(prepared.free)} are free"
+    needed = "" if not prepared.needed else f", the last checkpoint has {size_text(prepared.needed)}"
     return free + needed
-
-
-def in_bytes(number: int) -> str:
-    """A size for people: `3.1 GiB`, `4.0 MiB`."""
-    return f"{number / (1 << 30):.1f} GiB" if number >= 100 << 20 else f"{number / (1 << 20):.1f} MiB"

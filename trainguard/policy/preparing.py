@@ -6,8 +6,9 @@ from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive, begin, clear_if_needed
 from trainguard.policy.causes import Course, Judgement, judge_start
 from trainguard.policy.restarting import decided, park, wait_until
-from trainguard.policy.turn import PREPARE_SECONDS, Turn, in_words
+from trainguard.policy.turn import PREPARE_SECONDS, Turn
 from trainguard.policy.values import Aside, Lead, Misled, Prepared, Prune, SetAside, Spoilt
+from trainguard.quantities import duration_text
 
 DISK_SECONDS = 60.0
 # So many checkpoints that were set aside are known again.
@@ -34,7 +35,8 @@ def when_preparing(turn: Turn) -> None:
         turn.tell(
             "unprepared",
             Status.ATTENTION,
-            f"what the start needs was not found out within {in_words(PREPARE_SECONDS)}; it is started all the same",
+            f"what the start needs was not found out within {duration_text(PREPARE_SECONDS)}; "
+            "it is started all the same",
         )
         go_on(turn, Prepared(turn.subject))
 
@@ -46,12 +48,15 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
         fresh = [one for one in prepared.spoilt if one.path not in turn.state.aside]
         pointers = [one for one in prepared.misled if one.path not in turn.state.aside]
         if fresh or pointers:
+            turn.change(noted=prepared.notes)
             # Whether it could be done shows when it is looked again.
             set_aside(turn, fresh, prepared)
             lead(turn, pointers, prepared.resume)
             turn.prepare(turn.state.counted, turn.state.trial)
             return
-    turn.tell_all(prepared.notes)
+    # Some of what the first look noted is not there any more at the second.
+    turn.tell_all(dict.fromkeys((*turn.state.noted, *prepared.notes)))
+    turn.change(noted=())
     for one in prepared.spoilt:
         left = "could not be set aside" if settings.checkpoints.set_aside else "is left as it is"
         turn.tell("spoilt", Status.BAD, f"{name_of(one)} is {one.verdict}: {one.reason}; it {left}")
@@ -69,7 +74,7 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
     if judged.course is Course.WAIT and settings.checkpoints.prune and prunable:
         prune(turn, prunable, judged.why)
     elif judged.course is Course.WAIT:
-        text = f"waiting for room: {judged.why}; it is looked again every {in_words(DISK_SECONDS)}"
+        text = f"waiting for room: {judged.why}; it is looked again every {duration_text(DISK_SECONDS)}"
         is_news = turn.state.room_wanted_at is None
         turn.change(room_wanted_at=turn.state.room_wanted_at or seen.now)
         wait_until(turn, seen.now + DISK_SECONDS, text)

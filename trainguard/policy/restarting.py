@@ -3,8 +3,9 @@
 from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive, clear_if_needed
 from trainguard.policy.limits import restarts_left, window_opens
-from trainguard.policy.turn import Turn, in_words
+from trainguard.policy.turn import Turn
 from trainguard.policy.values import Phase
+from trainguard.quantities import duration_text
 
 IN_VAIN = "{} rounds of restarts gave no new step"
 
@@ -33,7 +34,7 @@ def cool(turn: Turn) -> None:
     next_try = window_opens(state, now, turn.settings)
     text = (
         f"{limits.max_restarts} restarts within {limits.window:g} s are the limit; "
-        f"the next try is in {in_words(next_try - now)} (round {state.rounds} of {limits.rounds})"
+        f"the next try is in {duration_text(next_try - now)} (round {state.rounds} of {limits.rounds})"
     )
     turn.enter(Phase.COOLING, text)
     turn.change(next_try=next_try)
@@ -52,7 +53,7 @@ def park(turn: Turn, why: str) -> None:
     now, limits = turn.seen.now, turn.settings.restart
     next_try = max(now + limits.parked_retry, window_opens(turn.state, now, turn.settings))
     text = (
-        f"parked: {why}; it is tried again every {in_words(limits.parked_retry)}; mend the cause, "
+        f"parked: {why}; it is tried again every {duration_text(limits.parked_retry)}; mend the cause, "
         "then say --resume"
     )
     turn.enter(Phase.PARKED, text)

@@ -16,8 +16,9 @@ from trainguard.policy.patience import (
     learn_pace,
 )
 from trainguard.policy.stopping import begin_stopping
-from trainguard.policy.turn import Turn, in_words, open_incident
+from trainguard.policy.turn import Turn, open_incident
 from trainguard.policy.values import STOP_FOR_HANG, Alive, Gone, Run
+from trainguard.quantities import duration_text
 
 
 def when_running(turn: Turn) -> None:
@@ -171,12 +172,13 @@ def notice_hang(turn: Turn) -> None:
             turn.tell(
                 "no_progress_source",
                 Status.ATTENTION,
-                f"nothing has told a step in {in_words(quiet)}: a hang cannot be noticed; "
+                f"nothing has told a step in {duration_text(quiet)}: a hang cannot be noticed; "
                 "name progress.status_file or progress.heartbeat_file",
             )
         return
     after = "its start" if run.moved_at is None else "its last step"
-    text = f"no new step for {in_words(quiet)} since {after}, while {run.work.value} (limit {ends - since:.4g} s)"
+    text = f"no new step for {duration_text(quiet)} since {after}, while {run.work.value}"
+    text += f" (limit {ends - since:.4g} s)"
     frozen = isinstance(turn.seen.daemon, Alive) and turn.seen.daemon.frozen
     if standstill := describe_standstill(run.still, frozen):
         text += f"; {standstill}"

@@ -4,8 +4,9 @@ from trainguard.health import Status
 from trainguard.policy.beginning import adopt_if_alive
 from trainguard.policy.ending import ended, is_finished
 from trainguard.policy.restarting import want_restart
-from trainguard.policy.turn import Turn, in_words
+from trainguard.policy.turn import Turn
 from trainguard.policy.values import STOP_BY_PERSON, STOP_FOR_HANG, Alive, Examine, Gone, Phase, Signal
+from trainguard.quantities import duration_text
 
 # Evidence of a hang delays its end by no more than this.
 EXAMINE_SECONDS = 10.0
@@ -116,7 +117,7 @@ def may_go_on(turn: Turn, names: str) -> bool:
             "draining",
             Status.ATTENTION,
             f"the run left {names}; they may train on until their next checkpoint, "
-            f"{in_words(settings.drain_timeout)} at most",
+            f"{duration_text(settings.drain_timeout)} at most",
         )
         note_orphans(turn)
         return True

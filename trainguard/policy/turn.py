@@ -127,16 +127,6 @@ def open_incident(
     turn.record()
 
 
-def in_words(duration: float) -> str:
-    """A duration for people: `0.004 s`, `12 s`, `2 h 05 min`."""
-    if duration < 10:
-        return f"{duration:.3g} s"
-    if duration < 120:
-        return f"{duration:.0f} s"
-    minutes = round(duration / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 SIGNAL_NAMES = {
     1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
     9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",

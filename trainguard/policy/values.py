@@ -285,7 +285,7 @@ class State(msgspec.Struct, frozen=True):
     `forgiven_wall` nothing is held against it: a person took the matter in hand then. `pruned` was deleted last,
     `aside` was to be set aside for this start, `were_aside` was lately. Starts were prepared `asked` times, and room
     was first waited for at `room_wanted_at`. `why_parked` is the cause's reason, `drained_to` the first checkpoint
-    that orphans saved.
+    that orphans saved. `noted` is what was found out for this start and is not said yet.
     """
 
     phase: Phase = Phase.NEW
@@ -308,6 +308,7 @@ class State(msgspec.Struct, frozen=True):
     pruned: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
     were_aside: tuple[Aside, ...] = ()
+    noted: tuple[str, ...] = ()
     why_parked: str = ""
     drained_to: int | None = None
     highest_step: int | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from trainguard import files
-from trainguard.inquiries import Inquiry
+from trainguard.inquiries import Desk, Inquiry
 from trainguard.policy import Prepared
 from trainguard.policy.turn import PREPARE_SECONDS
 
@@ -22,8 +22,7 @@ class Preparation:
     def __init__(self, folder: Path, helpers: set[int]) -> None:
         """The answer goes through a file in `folder`; `helpers` is where the child's number is kept meanwhile."""
         self._answer = folder / ANSWER
-        self._helpers = helpers
-        self._inquiry: Inquiry | None = None
+        self._desk = Desk(helpers)
         self._subject = ""
         self._found: Prepared | None = None
 
@@ -34,20 +33,19 @@ class Preparation:
         command = [sys.executable, "-m", "trainguard.preparations.finding", str(config), subject]
         self._subject = subject
         try:
-            self._inquiry = Inquiry(command, self._answer, PREPARE_SECONDS)
+            self._desk.ask(command, self._answer, PREPARE_SECONDS)
         except OSError as error:
             self._found = Prepared(subject, notes=(f"{IN_VAIN} ({error.strerror or error})",))
-        else:
-            self._helpers.add(self._inquiry.pid)
 
     def look(self, now: float) -> Prepared | None:
         """What was found out, None as long as nothing was. Raises OSError."""
-        if self._inquiry is not None and self._inquiry.is_over(now):
+        if self._desk.inquiry is not None and self._desk.has_ended(now):
+            words = self._desk.inquiry.last_words()
             self.stop()
-            self._found = self._read()
+            self._found = self._read(words)
         return self._found
 
-    def _read(self) -> Prepared:
+    def _read(self, words: str) -> Prepared:
         try:
             found = msgspec.json.decode(files.read_small(self._answer, _LIMIT), type=Prepared)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -55,15 +53,13 @@ class Preparation:
         finally:
             self._answer.unlink(missing_ok=True)
         if found is None or found.subject != self._subject:
-            return Prepared(self._subject, notes=(IN_VAIN,))
+            return Prepared(self._subject, notes=(f"{IN_VAIN} ({words})" if words else IN_VAIN,))
         return found
 
     def stop(self) -> None:
         """End the child, if there is one."""
-        inquiry, self._inquiry = self._inquiry, None
-        if inquiry is not None and inquiry.end():
-            self._helpers.discard(inquiry.pid)
+        self._desk.clear()
 
     def wake_sources(self) -> Sequence[Inquiry]:
         """The child, whose end is worth a look at once."""
-        return [] if self._inquiry is None else [self._inquiry]
+        return self._desk.wake_sources()

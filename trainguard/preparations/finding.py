@@ -23,6 +23,7 @@ from trainguard.observer import log_of
 from trainguard.policy import Cause, Past, Prepared, Run, State
 from trainguard.preparations.resuming import with_checkpoints
 from trainguard.progress import Role, parse_segment
+from trainguard.quantities import size_text
 from trainguard.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _holders(answer: Gpus) -> tuple[list[str], list[str]]:
     for one in answer.gpus:
         for process in one.processes or ():
             if process.memory_used is not None and process.memory_used >= DRAINED_BYTES:
-                held = f"pid {process.pid} with {process.memory_used / (1 << 30):.1f} GiB on GPU {one.index}"
+                held = f"pid {process.pid} with {size_text(process.memory_used)} on GPU {one.index}"
                 (dead if process.lives is False else living).append(held)
     return dead, living
 

@@ -61,11 +61,16 @@ def with_checkpoints(
             spoilt.append(Spoilt(path, one.checkpoint.step, one.verdict.value, one.reason))
             continue
         kept.append(one)
-        if one.spoils:
-            notes.append(
-                f"{one.checkpoint.path.name} is {one.verdict.value}: {one.reason}; it is used all the same"
-            )
     resume = choose_resume(kept, pointers)
+    notes += [
+        f"{one.checkpoint.path.name} is {one.verdict.value}: {one.reason}; it is used all the same"
+        for one in kept
+        if one.spoils or (one is resume and one.verdict is not checkpoints.Verdict.COMPLETE)
+    ]
+    try:
+        notes += list_unverified(folder, judgements, pointers)
+    except OSError as error:
+        notes.append(f"{folder} cannot be read ({error.strerror or error})")
     whole = next((one for one in judgements if is_whole(one)), None)
     named = {str(pointer.target) for pointer in pointers}
     newest = -1 if resume is None else resume.checkpoint.step
@@ -139,6 +144,23 @@ def choose_resume(
     named = [one for one in kept if any(one.checkpoint.path == pointer.target for pointer in pointers)]
     whole = [one for one in kept if is_whole(one)]
     return next(iter([*named, *whole, *kept]), None)
+
+
+def list_unverified(
+    folder: Path, judgements: Sequence[checkpoints.Judgement], pointers: Sequence[Pointer]
+) -> list[str]:
+    """What no verdict says: weights in an unknown layout, and a pointer that is not there. Raises OSError."""
+    if not judgements:
+        found = checkpoints.find_weights(folder)
+        told = f"{found} is in no layout that is known; what the run resumes from is not verified"
+        return [f"{folder}: {told}"] if found else []
+    layout = list_files(judgements[0].checkpoint).layout
+    if layout is None or layout.pointer is None or pointers:
+        return []
+    told = (
+        f"no {layout.pointer} names the checkpoint to resume from; a framework that is not told begins anew"
+    )
+    return [f"{folder}: {told}"]
 
 
 def misled(pointers: Sequence[Pointer], resume: checkpoints.Judgement | None) -> tuple[Misled, ...]:
