@@ -8,7 +8,7 @@ from support import ROOT
 
 FLOORS = {
     0: {"config", "crash_types", "health", "identity", "moments", "packages", "quantities"},
-    1: {"cgroup", "commands", "files", "policy", "processes", "signatures"},
+    1: {"cgroup", "commands", "files", "policy", "probes", "processes", "signatures"},
     2: {
         "activity",
         "checkpoints",
@@ -18,10 +18,12 @@ FLOORS = {
         "host",
         "kernel_log",
         "launchers",
+        "memory",
         "progress",
         "run_folder",
         "scanner",
         "service_manager",
+        "vitals",
         "wake",
     },
     3: {
@@ -37,7 +39,7 @@ FLOORS = {
     4: {"copies", "incidents"},
     5: {"accounting", "investigation", "requests"},
     6: {"crash_reports", "preparations", "reports"},
-    7: {"watchdog"},
+    7: {"checks", "watchdog"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SCRIPTS = [script for script in ROOT.glob("*.py") if script.name != "conftest.py"]

@@ -1,10 +1,43 @@
-"""The memory cgroup of a process: how often the kernel has killed for memory in it."""
+"""The memory cgroup of a process: its limit, its use, and how often the kernel has killed for memory in it."""
 
 import re
 from pathlib import Path
 
+import msgspec
+
 _PROC = Path("/proc")
 _COUNT = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
+_INACTIVE = re.compile(rb"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
+# Without a limit, v1 tells the largest number of whole pages.
+_NO_LIMIT = 1 << 62
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What a memory cgroup may use and uses, in bytes; what files hold and the kernel can drop is not counted."""
+
+    limit: int
+    used: int
+
+
+def read_allowance(pid: int | str = "self", proc: Path = _PROC) -> Allowance | None:
+    """The tightest limit of a process's memory cgroup and of the groups above it; None where there is none."""
+    place, is_first = _find_group(pid, proc)
+    limit_file, used_file = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes") if is_first else ("memory.max", "memory.current")
+    )
+    found = []
+    while place is not None and (place / "cgroup.procs").exists():
+        try:
+            limit = int((place / limit_file).read_bytes())
+            inactive = _INACTIVE.findall((place / "memory.stat").read_bytes())
+            used = int((place / used_file).read_bytes()) - int(inactive[-1] if inactive else 0)
+        except (OSError, ValueError):  # `max` is no limit, the root group has no files
+            pass
+        else:
+            if limit < _NO_LIMIT:
+                found.append(Allowance(limit, max(0, used)))
+        place = place.parent
+    return min(found, key=lambda one: one.limit - one.used, default=None)
 
 
 def read_oom_kills(pid: int | str = "self", proc: Path = _PROC) -> int | None:
@@ -13,22 +46,28 @@ def read_oom_kills(pid: int | str = "self", proc: Path = _PROC) -> int | None:
     `oom_kill` of memory.events (cgroup v2, with the groups below), or of memory.oom_control (v1, that group
     alone, Linux 4.13). The root group of v2 has no such file.
     """
+    place, is_first = _find_group(pid, proc)
+    if place is None:
+        return None
+    try:
+        found = _COUNT.search((place / ("memory.oom_control" if is_first else "memory.events")).read_bytes())
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def _find_group(pid: int | str, proc: Path) -> tuple[Path | None, bool]:
+    """The folder of a process's memory cgroup, and whether it is one of v1."""
     try:
         # Read to the end: one read of a file under /proc gives no more than a page.
         groups = (proc / str(pid) / "cgroup").read_bytes().decode(errors="surrogateescape")
         mounts = (proc / "self" / "mountinfo").read_bytes().decode(errors="surrogateescape")
     except OSError:
-        return None
-    for is_first, file in ((True, "memory.oom_control"), (False, "memory.events")):
-        place = _group_folder(groups, mounts, is_first)
-        if place is None:
-            continue
-        try:
-            found = _COUNT.search((place / file).read_bytes())
-        except OSError:
-            return None
-        return int(found[1]) if found else None
-    return None
+        return None, False
+    for is_first in (True, False):
+        if (place := _group_folder(groups, mounts, is_first)) is not None:
+            return place, is_first
+    return None, False
 
 
 def _group_folder(groups: str, mounts: str, is_first: bool) -> Path | None:

@@ -48,6 +48,11 @@ Patience = Annotated[float, Meta(ge=0, le=YEAR, description="a number of at leas
 Interval = Annotated[float, Meta(ge=0.05, le=3600.0, description="a number from 0.05 to 3600")]
 Factor = Annotated[float, Meta(ge=1, le=1000.0, description="a number from 1 to 1000")]
 Count = Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
+MaybeCount = Annotated[
+    Annotated[int, Meta(ge=0, le=1024)] | None,
+    Meta(description="a whole number from 0 to 1024 or null"),
+]
+Limit = Annotated[float, Meta(ge=0, le=1e18, description="a number of at least 0")]
 Switch = Annotated[bool, Meta(description="true or false")]
 ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,100}\Z"
 Name = Annotated[str, Meta(pattern=ONE_LINE, description="one line of 1 to 100 characters")]
@@ -152,6 +157,20 @@ class DetectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     time_limit: Seconds = 60.0
 
 
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the health check expects of the machine, which checks it leaves out, and limits of one's own.
+
+    `gpus` is how many there must be, `mounts` are folders that must be mounts of their own, `reach` is host:port
+    each, `limits` are by check and name (`disk-free.bad`), in the units that `--list` tells.
+    """
+
+    gpus: MaybeCount = None
+    mounts: Locations = ()
+    reach: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    limits: dict[str, float] = msgspec.field(default_factory=dict)
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The run folder: state, incidents, history, lock."""
 
@@ -168,6 +187,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watchdog: WatchdogSettings = msgspec.field(default_factory=WatchdogSettings)
     restart: RestartSettings = msgspec.field(default_factory=RestartSettings)
     detector: DetectorSettings = msgspec.field(default_factory=DetectorSettings)
+    health: HealthSettings = msgspec.field(default_factory=HealthSettings)
     logs: LogSettings = msgspec.field(default_factory=LogSettings)
 
 
@@ -608,11 +628,38 @@ def read_status_names(path: str, tree: Tree, problems: list[str]) -> dict[str, s
     return names
 
 
+def read_endpoints(path: str, tree: Tree, problems: list[str]) -> tuple[str, ...]:
+    """A list of `host:port`; an IPv6 address stands in brackets."""
+    words = read_words(path, tree, problems)
+    for index, word in enumerate(words):
+        host, _, port = word.rpartition(":")
+        is_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16
+        if word and not (host and is_port and (":" not in host or host.startswith("["))):
+            problems.append(
+                f"{path}[{index}]: expected host:port such as 10.0.0.1:29500, got {clipped(repr(word))}"
+            )
+    return words
+
+
+def read_limits(path: str, tree: Tree, problems: list[str]) -> dict[str, float]:
+    """Numbers by check and name; which there are, only the health check knows."""
+    if not isinstance(tree, dict):
+        problems.append(f"{path}: expected limits such as {{disk-free.bad: 5.0e+9}}, got {shown(tree)}")
+        return {}
+    return {
+        name: read_value(f"{path}.{clipped(name)}", value, Limit, Path(), problems)
+        for name, value in tree.items()
+    }
+
+
 # The settings that are more than one value; all others are converted by their field's type.
 RULES: dict[str, Callable[[str, Tree, list[str]], object]] = {
     "daemon.command": read_command,
     "daemon.environment": read_environment,
     "daemon.stop": read_ladder,
+    "health.limits": read_limits,
+    "health.reach": read_endpoints,
+    "health.skip": read_words,
     "progress.status_names": read_status_names,
     "restart.on_crash": read_on_crash,
     "watchdog.spare": read_words,
