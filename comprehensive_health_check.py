@@ -1,113 +1,190 @@
 #!/usr/bin/env python3
-"""Is it safe to train here? A look at the settings, the machine, the watchdog and the daemon.
+"""Is it safe to train here? A look at the machine, the GPUs, the daemon, the settings and the checkpoints.
 
-    python3 comprehensive_health_check.py
+    python3 comprehensive_health_check.py                  a line for each check, the worst first; nothing is changed
+    python3 comprehensive_health_check.py --gate && start  only what must hold before a start
+    python3 comprehensive_health_check.py --fix            mend what is safe to mend, and look again
 
-prints one line per check, the worst first, and changes nothing.
+    WARN     disk-free  disk /data: 3.1 GiB free, the next checkpoint needs 4.9 GiB; free space or ...
 
-    WARN     disk /data: 3.1 GiB free; free space before the next checkpoint needs it
+Every check is a row of one table: --list names all, --explain ID tells what one looks at and its limits, which
+health.limits in config.yaml may set otherwise. What a person knows of is shown and does not count any more after
+--ack ID, until the next boot or --until. A health check keeps its numbers in the run folder, for the next one.
 
-exit codes: 0 fine, 1 attention (also a check that could not be decided), 2 bad, 3 the check itself failed
+exit codes: 0 fine, 1 attention (also a check that could not be decided), 2 bad, 3 the check itself failed;
+with --gate attention counts as fine, since what must hold does
 """
 
 from trainguard import packages
 
 packages.require("msgspec", "yaml", "psutil")
 
-import os
+import argparse
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
-from trainguard import command_line, host, reports
-from trainguard.config import Settings, check_paths, load_settings
-from trainguard.health import Finding, Status
-from trainguard.observer import places_of
-from trainguard.run_folder import RunFolder
-
-GIB = 1 << 30
-DISK_BAD, DISK_LOW = 1 * GIB, 10 * GIB
-INODES_LOW = 10_000
-MEMORY_LOW = 0.05
-ORDER = (Status.BAD, Status.ATTENTION, Status.UNKNOWN, Status.OK)
+from trainguard import acknowledgements, checks, command_line, health_reports, moments, processes, vitals
+from trainguard.checks import CHECKS, Check, Result
+from trainguard.config import Settings, load_settings
+from trainguard.health import Status
 
 
-def judge_disk(disk: host.Disk) -> Finding:
-    """Free space and inodes of one file system. The limits fit checkpoints of a few GiB."""
-    subject = f"disk {disk.path}"
-    if disk.free is None or disk.free_inodes is None:
-        return Finding(Status.UNKNOWN, subject, "does not tell its free space")
-    status = Status.BAD if disk.free < DISK_BAD else Status.ATTENTION if disk.free < DISK_LOW else Status.OK
-    if disk.free_inodes < INODES_LOW and disk.free_inodes != 0:
-        return Finding(Status.BAD, subject, f"{disk.free_inodes} inodes free", "remove small files")
-    remedy = "" if status is Status.OK else "free space before the next checkpoint needs it"
-    return Finding(status, subject, f"{disk.free / GIB:.1f} GiB free", remedy)
+def look(chosen: Sequence[Check], settings: Settings, deep: bool) -> list[Result]:
+    """Run the checks, told on the terminal as they go, and take off what a person has acknowledged."""
+    limits = checks.limits_of(settings, CHECKS)
+    names = [reading.name for reading in checks.readings_of(chosen)]
+    line = health_reports.ProgressLine(sys.stderr, names)
+    try:
+        results = checks.run_checks(chosen, settings, limits, read_past(settings), deep, line.answered)
+    finally:
+        line.end()
+    known = {name: str(one) for name, one in read_acknowledged(settings).items()}
+    return checks.acknowledge(results, known)
 
 
-def judge_memory(now: host.Host) -> Finding:
-    """Memory that is available, as a share of all."""
-    low = now.memory_available < MEMORY_LOW * now.memory_total
-    fact = f"{now.memory_available / GIB:.1f} of {now.memory_total / GIB:.1f} GiB available"
-    remedy = "see which process grows" if low else ""
-    return Finding(Status.ATTENTION if low else Status.OK, "memory", fact, remedy)
+def read_past(settings: Settings) -> vitals.Past:
+    """The earlier health checks; without any, where they cannot be read, forecasts wait."""
+    try:
+        return vitals.read_past(settings.logs.directory)
+    except OSError as error:
+        command_line.tell_notes([f"the past cannot be read: {command_line.error_sentence(error)}"])
+        return vitals.Past()
 
 
-def judge_supervision(settings: Settings) -> Finding:
-    """The watchdog and the daemon, as --status tells them."""
-    folder = RunFolder(settings.logs.directory)
-    state, finding = folder.load_state()
-    if finding is not None:
-        return finding
-    report = reports.report_status(settings, folder, state)
-    if report.phase == "new" and report.watchdog is None:
-        fact = "nothing was started with this configuration yet"
-        return Finding(
-            Status.OK, "watchdog", fact, "nohup python3 daemon_watchdog.py > logs/watchdog.log 2>&1 &"
+def read_acknowledged(settings: Settings) -> dict[str, acknowledgements.Acknowledgement]:
+    """What a person knows of; nothing, where the file is damaged."""
+    try:
+        return acknowledgements.read_acknowledgements(
+            settings.logs.directory, processes.boot_id(), time.time()
         )
-    return Finding(reports.judge_status(report), f"daemon {report.name}", reports.summary_of(report))
+    except (OSError, msgspec.DecodeError) as error:
+        file = settings.logs.directory / acknowledgements.FILE
+        command_line.tell_notes([f"{file} cannot be read, so that all counts: {error}"])
+        return {}
 
 
-def judge_run_folder(settings: Settings) -> Finding:
-    """Whether the watchdog could write its records."""
-    directory = settings.logs.directory
-    if not directory.exists():
-        return Finding(Status.OK, f"run folder {directory}", "is not there yet; the watchdog makes it")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return Finding(Status.BAD, f"run folder {directory}", "cannot be written", "change its owner or mode")
-    return Finding(Status.OK, f"run folder {directory}", "can be written")
+def keep(results: Sequence[Result], settings: Settings) -> None:
+    """Keep what was measured for the next time; who may not write there only looks."""
+    if not settings.logs.directory.is_dir():
+        return
+    try:
+        vitals.append(settings.logs.directory, checks.sample_of(results, processes.boot_id(), time.time()))
+    except OSError as error:
+        command_line.tell_notes([f"the numbers are not kept: {command_line.error_sentence(error)}"])
 
 
-def judge_all(settings: Settings) -> list[Finding]:
-    """Every finding, the worst first."""
-    now = host.read_host(places_of(settings))
-    disks = {(disk.total, disk.free, disk.free_inodes): disk for disk in now.disks}
-    findings = [Finding(Status.BAD, str(settings.path), problem) for problem in check_paths(settings)]
-    findings += [judge_supervision(settings), judge_run_folder(settings), judge_memory(now)]
-    findings += [judge_disk(disk) for disk in disks.values()]
-    return sorted(findings, key=lambda finding: ORDER.index(finding.status))
+def report(results: Sequence[Result], arguments: Namespace, seconds: float) -> None:
+    """Tell the results as the command line wants them."""
+    if arguments.prometheus is not None:
+        health_reports.write_metrics(arguments.prometheus, results, time.time())
+    if arguments.json:
+        print(command_line.json_of(health_reports.object_of(results, seconds)))
+    elif arguments.perfdata:
+        print("\n".join(health_reports.plugin_lines(results, seconds)))
+    else:
+        for text in health_reports.lines_of(results, arguments.quiet):
+            print(text)
+        if not arguments.quiet:
+            print(health_reports.summary_of(results, seconds))
+
+
+def acknowledge(arguments: Namespace, settings: Settings) -> Status:
+    """Remember that a person knows of these checks."""
+    ids = [check.id for check in checks.choose(CHECKS, arguments.ack)]
+    known = read_acknowledged(settings)
+    acknowledgements.acknowledge(settings.logs.directory, known, ids, processes.boot_id(), arguments.until)
+    now_known = read_acknowledged(settings)
+    for check_id in ids:
+        told = now_known.get(check_id, "over already")
+        print(command_line.marked(Status.OK, f"{check_id}: {told}"))
+    return Status.OK
+
+
+def explain(arguments: Namespace, settings: Settings) -> Status:
+    """Tell all that is known of some checks."""
+    limits = checks.limits_of(settings, CHECKS)
+    chosen = checks.choose(CHECKS, [arguments.explain])
+    if arguments.json:
+        print(command_line.json_of(health_reports.rows_of(chosen, limits)))
+    else:
+        for check in chosen:
+            print("\n".join(health_reports.explanation_of(check, limits[check.id])))
+    return Status.OK
+
+
+def list_checks(arguments: Namespace, settings: Settings, chosen: Sequence[Check]) -> Status:
+    """Tell the table."""
+    if arguments.json:
+        print(command_line.json_of(health_reports.rows_of(chosen, checks.limits_of(settings, CHECKS))))
+    else:
+        print("\n".join(health_reports.table_of(chosen)))
+    return Status.OK
 
 
 def run(arguments: Namespace) -> int:
     """Do what the command line says."""
     if arguments.check_config:
         return command_line.check_config(arguments.config)
-    findings = judge_all(load_settings(arguments.config))
-    if arguments.json:
-        checks = [{**msgspec.to_builtins(one), "status": one.status.name} for one in findings]
-        print(command_line.json_of({"checks": checks}))
-    else:
-        print("\n".join(command_line.marked(one.status, str(one)) for one in findings))
-    worst = findings[0].status
-    return Status.ATTENTION if worst is Status.UNKNOWN else worst
+    settings = load_settings(arguments.config)
+    if arguments.ack:
+        return acknowledge(arguments, settings)
+    if arguments.explain:
+        return explain(arguments, settings)
+    skipped = [*settings.health.skip, *arguments.skip]
+    chosen = checks.choose(CHECKS, arguments.only, skipped, arguments.component, arguments.gate)
+    if arguments.list:
+        return list_checks(arguments, settings, chosen)
+    began = time.monotonic()
+    results = look(chosen, settings, arguments.deep)
+    keep(results, settings)
+    report(results, arguments, time.monotonic() - began)
+    worst = checks.worst_of(results)
+    return Status.OK if arguments.gate and checks.only_attention(results) else worst
+
+
+def end_of(text: str) -> float:
+    """An argument that names a moment to come, in seconds since 1970. Raises ArgumentTypeError."""
+    if (moment := moments.moment_after(time.time(), text)) is None or moment <= time.time():
+        raise argparse.ArgumentTypeError(f"{text}: no time to come, such as 8h, 2d or 2027-01-05T09:00")
+    return moment
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line."""
     parser = command_line.parser(__doc__, __file__)
+    ids = {"metavar": "ID", "action": "append", "default": []}
+    parser.add_argument("--only", **ids, help="this check alone, or those that fit disk-*; repeatable")
+    parser.add_argument("--skip", **ids, help="all but this one; repeatable")
+    parser.add_argument(
+        "--component", **{**ids, "metavar": "NAME"}, help="the checks of this one; repeatable"
+    )
+    parser.add_argument("--gate", action="store_true", help="only what must hold before a start")
+    parser.add_argument("--deep", action="store_true", help="read the newest checkpoints from end to end")
+    parser.add_argument("--list", action="store_true", help="what is looked at, and exit")
+    parser.add_argument("--explain", metavar="ID", help="all that is known of a check, and exit")
+    parser.add_argument(
+        "--ack", **ids, help="this fault is known: it is shown and does not count; repeatable"
+    )
+    parser.add_argument(
+        "--until", metavar="TIME", type=end_of, help="with --ack: until then, else the next boot"
+    )
+    parser.add_argument("--quiet", action="store_true", help="only what is not fine")
     parser.add_argument("--json", action="store_true", help="one JSON object, whose `checks` is the list")
-    return parser.parse_args(argv)
+    parser.add_argument("--perfdata", action="store_true", help="as a plugin of Nagios tells it")
+    parser.add_argument(
+        "--prometheus", metavar="FILE", type=Path, help="write metrics for node_exporter, too"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.until is not None and not arguments.ack:
+        parser.error("--until goes with --ack")
+    if arguments.perfdata and arguments.json:
+        parser.error("--perfdata and --json are two answers; choose one")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -171,12 +171,14 @@ def investigate(
     """Read the sources and say what crashed."""
     packages.require("regex")
     from trainguard.investigation import evidence, investigating
+    from trainguard.observer import places_of
 
     rows = None if settings is None else settings.detector.signatures
     cache = None if settings is None or arguments.no_history else settings.logs.directory
     knowledge = investigating.open_knowledge(rows, cache, notes)
     at_hand = any(source.incident is not None for source in wanted)
-    known = evidence.gather(arguments.kernel_log, arguments.gpus, arguments.slurm_job, at_hand, notes)
+    places = [] if settings is None else places_of(settings)
+    known = evidence.gather(arguments.kernel_log, arguments.gpus, arguments.slurm_job, at_hand, notes, places)
     with command_line.progress_bar("scanning", sources.size_of(wanted)) as advance:
         report = investigating.investigate(wanted, knowledge, known, advance)
     notes += knowledge.matcher.notes

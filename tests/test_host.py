@@ -12,8 +12,8 @@ import pytest
 from support import wait_for
 
 from trainguard.cgroup import read_oom_kills
-from trainguard.host import read_host
 from trainguard.kernel_log import KernelLine, read_kernel_log
+from trainguard.snapshots import read_host
 
 FIRST = Path("/sys/fs/cgroup/memory")
 

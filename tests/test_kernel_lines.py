@@ -10,7 +10,7 @@ import pytest
 
 from trainguard.diagnosis import Crash, Facts
 from trainguard.investigation import investigating
-from trainguard.investigation.evidence import Evidence
+from trainguard.investigation.evidence import Evidence, devices_below
 from trainguard.investigation.investigating import Knowledge, Report
 from trainguard.investigation.sources import Source
 from trainguard.kernel_log import KernelLine
@@ -113,3 +113,46 @@ def test_where_the_watchdog_knows_the_time_old_kernel_lines_need_no_note(tmp_pat
     report = report_of(tmp_path / "a.log", UNDATED, killed(-9 * HOUR), facts)
     assert (type_of(report), report.notes) == ("process_killed", ())
     assert type_of(report_of(tmp_path / "a.log", UNDATED, killed(-5.0), facts)) == "host_oom"
+
+
+FAULT = "RuntimeError: [enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "EXT4-fs error (device {}): ext4_find_entry:1683: inode #131074: comm python: reading directory lblock 0",
+        "I/O error, dev {}, sector 2048 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2",
+        "XFS ({}): Corruption detected. Unmount and run xfs_repair",
+        "EXT4-fs ({}): Remounting filesystem read-only",
+    ],
+)
+@pytest.mark.parametrize(
+    ("device", "devices", "is_ours"),
+    [
+        ("nvme1n1p1", frozenset({"nvme1n1p1", "nvme1n1"}), True),
+        ("loop0", frozenset({"nvme1n1p1", "nvme1n1"}), False),
+        ("dm-3", frozenset({"dm-0", "sda2"}), False),
+        ("loop0", None, True),
+    ],
+)
+def test_an_error_of_a_device_that_the_run_does_not_use_is_not_its_own(
+    tmp_path: Path, line: str, device: str, devices: frozenset[str] | None, is_ours: bool
+) -> None:
+    log = tmp_path / "a.log"
+    log.write_text(f"step 7 loss 0.4\nTraceback (most recent call last):\n{FAULT}\n")
+    os.utime(log, (END, END))
+    known = Evidence((KernelLine(END - 5, line.format(device)),), devices=devices)
+    report = investigating.investigate([Source(str(log))], knowledge(), known)
+    assert (type_of(report) == "storage_error") is is_ours
+
+
+def test_the_devices_below_what_a_run_uses_are_those_of_its_file_systems(tmp_path: Path) -> None:
+    number = tmp_path.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    found = devices_below([tmp_path])
+    if device.exists():
+        assert found is not None and device.resolve().name in found
+    else:
+        assert found is None or device.name not in found
+    assert devices_below([]) is None

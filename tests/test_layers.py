@@ -10,12 +10,13 @@ FLOORS = {
     0: {"config", "crash_types", "health", "identity", "moments", "packages", "quantities"},
     1: {"cgroup", "commands", "files", "policy", "probes", "processes", "signatures"},
     2: {
+        "acknowledgements",
         "activity",
         "checkpoints",
         "daemon",
+        "disks",
         "gpu",
         "history",
-        "host",
         "kernel_log",
         "launchers",
         "memory",
@@ -23,6 +24,7 @@ FLOORS = {
         "run_folder",
         "scanner",
         "service_manager",
+        "system",
         "vitals",
         "wake",
     },
@@ -40,6 +42,7 @@ FLOORS = {
     5: {"accounting", "investigation", "requests"},
     6: {"crash_reports", "preparations", "reports"},
     7: {"checks", "watchdog"},
+    8: {"health_reports"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SCRIPTS = [script for script in ROOT.glob("*.py") if script.name != "conftest.py"]

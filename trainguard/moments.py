@@ -4,6 +4,7 @@ import re
 import time
 from datetime import datetime
 
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -22,9 +23,20 @@ def seconds_of(text: str | None) -> float | None:
 
 def moment_before(now: float, text: str) -> float | None:
     """Seconds since 1970, from ISO 8601 or from how long before `now` it was (`90m`, `6h ago`); None for neither."""
-    if match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([smhdw])(?:\s*ago)?", text.strip()):
-        return now - float(match[1]) * _UNITS[match[2]]
+    if match := _DURATION.fullmatch(text.strip().removesuffix("ago").rstrip()):
+        return now - _seconds(match)
     return seconds_of(text.strip())
+
+
+def moment_after(now: float, text: str) -> float | None:
+    """Seconds since 1970, from ISO 8601 or from how long after `now` it is (`90m`, `2d`); None for neither."""
+    if match := _DURATION.fullmatch(text.strip()):
+        return now + _seconds(match)
+    return seconds_of(text.strip())
+
+
+def _seconds(duration: re.Match[str]) -> float:
+    return float(duration[1]) * _UNITS[duration[2]]
 
 
 def _with_colon(text: str) -> str:

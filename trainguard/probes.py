@@ -19,6 +19,8 @@ GRACE_SECONDS = 0.05
 # A child whose parent was killed ends by itself.
 LONE_SECONDS = 5.0
 _CHUNK = 1 << 16
+# The pipe to the parent, in a probe: one of its own that hangs would keep it open, and its answer without an end.
+_to_parent: list[int] = []
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -40,7 +42,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Told(msgspec.Struct):
-    value: msgspec.Raw = msgspec.Raw(b"")
+    value: bytes = b""
     problem: str | None = None
 
 
@@ -90,8 +92,9 @@ def _send(probe: Probe, others: Sequence[int]) -> _Child:
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        for descriptor in (reading, *others):
+        for descriptor in (reading, *others, *_to_parent):
             os.close(descriptor)
+        _to_parent[:] = [writing]
         _read_and_leave(probe, writing)
     os.close(writing)
     return _Child(probe, pid, reading, began)
@@ -106,7 +109,7 @@ def _read_and_leave(probe: Probe, writing: int) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         try:
-            told = _Told(msgspec.Raw(msgspec.msgpack.encode(probe.read())))
+            told = _Told(msgspec.msgpack.encode(probe.read()))
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             told = _Told(problem=f"{named}{error.strerror or error}")

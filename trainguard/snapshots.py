@@ -2,15 +2,29 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from trainguard import files
+from trainguard import disks, files, memory
 
 SECONDS = 10.0
 UNANSWERED = {"error": f"no answer within {SECONDS:g} s"}
+
+
+class Host(msgspec.Struct, frozen=True):
+    """Memory in bytes, load averages over 1, 5 and 15 minutes, disks by path.
+
+    `oom_kills` is how many processes the kernel has killed for memory in this process's own memory cgroup.
+    """
+
+    memory_total: int
+    memory_available: int
+    swap_used: int
+    load: tuple[float, float, float]
+    disks: tuple[disks.Disk, ...]
+    oom_kills: int | None = None
 
 
 def read_snapshot(file: Path) -> dict[str, object] | None:
@@ -27,10 +41,25 @@ def read_snapshot(file: Path) -> dict[str, object] | None:
     )
 
 
+def read_host(paths: Iterable[Path]) -> Host:
+    """Ask the machine now. May hang on a network file system that does not answer: call it in a child.
+
+    Raises OSError where /proc does not tell its memory.
+    """
+    now = memory.read_memory()
+    return Host(
+        now.total,
+        now.available,
+        now.swap_total - now.swap_free,
+        os.getloadavg(),
+        tuple(map(disks.read_disk, paths)),
+        now.oom_kills,
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Print a snapshot, a line a part: what is quick first, so that a driver that hangs costs only its own."""
     from trainguard.gpu import read_gpus  # costs memory, and only the child needs it
-    from trainguard.host import read_host
 
     _say({"host": read_host([Path(path) for path in arguments])})
     _say({"gpu": read_gpus()})

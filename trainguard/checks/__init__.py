@@ -1,6 +1,15 @@
 """Checks: is it safe to train here? One row of a table each, judged purely over what the nouns' rooms have read."""
 
-from trainguard.checks.running import acknowledge, choose, limits_of, run_checks, worst_of
+from trainguard.checks.running import (
+    acknowledge,
+    choose,
+    limits_of,
+    only_attention,
+    readings_of,
+    run_checks,
+    sample_of,
+    worst_of,
+)
 from trainguard.checks.table import CHECKS
 from trainguard.checks.values import Check, Measure, Result
 
@@ -12,6 +21,9 @@ __all__ = (
     "acknowledge",
     "choose",
     "limits_of",
+    "only_attention",
+    "readings_of",
     "run_checks",
+    "sample_of",
     "worst_of",
 )

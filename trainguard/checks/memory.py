@@ -26,7 +26,7 @@ SUBJECT = "memory"
 def judge_available(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     now = facts.of(Memory)
     share = 100 * now.available / now.total
-    yield Measure("memory_available_percent", share, "", limits["attention"], limits["bad"])
+    yield Measure("memory_available_percent", share, "", limits["attention"], limits["bad"], True)
     fact = f"{size_text(now.available)} of {size_text(now.total)} available"
     remedy = "see which process grows: ps aux --sort=-rss | head"
     yield grade(share, limits, SUBJECT, fact, remedy, low_is_bad=True)
@@ -58,10 +58,10 @@ def judge_stalled(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
 def judge_allowance(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     allowed = facts.of(Memory).allowance
     if allowed is None:
-        yield Absent("no cgroup limits memory here")
+        yield Absent("no cgroup is seen that limits memory")
         return
-    share = 100 * (1 - allowed.used / allowed.limit) if allowed.limit else 0.0
-    yield Measure("cgroup_memory_left_percent", share, "", limits["attention"], limits["bad"])
+    share = 100 * (allowed.limit - allowed.used) / allowed.limit if allowed.limit else 0.0
+    yield Measure("cgroup_memory_left_percent", share, "", limits["attention"], limits["bad"], True)
     fact = f"{size_text(allowed.used)} of the {size_text(allowed.limit)} that the cgroup allows are used"
     remedy = "beyond it the kernel kills: raise the limit (docker --memory, Slurm --mem, MemoryMax)"
     yield grade(share, limits, "memory cgroup", fact, remedy, low_is_bad=True)
@@ -78,13 +78,17 @@ def judge_kills(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     before = earlier[-1] if earlier and earlier[-1] <= kills else 0
     if kills > before:
         since = " since the last health check" if earlier else ""
+        victims = f"{kills - before:.0f} process{'es' if kills - before > 1 else ''}"
         yield attention(
             "memory cgroup",
-            f"the kernel has killed {kills - before:.0f} processes for memory{since}",
+            f"the kernel has killed {victims} for memory{since}",
             "crash_detector.py names the victim; raise the limit or lower the use",
         )
     else:
-        yield ok("memory cgroup", "the kernel has killed nothing for memory since the last look")
+        yield ok(
+            "memory cgroup",
+            "the kernel has killed nothing for memory" + (" since the last look" if earlier else ""),
+        )
 
 
 def judge_commit(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:

@@ -19,7 +19,7 @@ from trainguard.checks.values import (
 )
 from trainguard.config import ConfigError, ExpectedError, Settings, did_you_mean
 from trainguard.health import Finding, Status
-from trainguard.vitals import Past
+from trainguard.vitals import Past, Sample, key_of, since_boot
 
 
 class UnknownCheckError(ExpectedError):
@@ -126,7 +126,7 @@ def judge(
     for reading in check.reads:
         answer = asked[reading.name]
         if answer.problem is not None:
-            return Result(check, (_unread(check, reading, answer),), seconds=seconds)
+            return _unread(check, reading, answer, seconds)
     try:
         told = list(check.judge(facts, limits))
     except Exception as error:
@@ -141,11 +141,14 @@ def judge(
     return Result(check, tuple(findings), measures, absent if not findings else None, seconds=seconds)
 
 
-def _unread(check: Check, reading: Reading, answer: probes.Answer) -> Finding:
+def _unread(check: Check, reading: Reading, answer: probes.Answer, seconds: float) -> Result:
     is_own = reading.name in {one.name for one in check.answers_for}
     if is_own and answer.hung:
-        return Finding(check.worst, reading.name, f"hangs: {answer.problem}", f"see --explain {check.id}")
-    return unknown(check.id, f"could not be decided: {reading.name}: {answer.problem}")
+        finding = Finding(check.worst, reading.name, f"hangs: {answer.problem}", f"see --explain {check.id}")
+        return Result(check, (finding,), seconds=seconds)
+    why = f"{reading.name}: {answer.problem}"
+    finding = unknown(check.id, f"could not be decided: {why}")
+    return Result(check, (finding,), undecided=None if is_own else why, seconds=seconds)
 
 
 def acknowledge(results: Sequence[Result], known: Mapping[str, str]) -> list[Result]:
@@ -161,3 +164,18 @@ def worst_of(results: Collection[Result]) -> Status:
     counting = (one.status for one in results if one.acknowledged is None)
     worst = max(counting, key=severity, default=Status.OK)
     return Status.ATTENTION if worst is Status.UNKNOWN else worst
+
+
+def only_attention(results: Collection[Result]) -> bool:
+    """Whether nothing is worse than attention."""
+    counting = (one.status for one in results if one.acknowledged is None)
+    return all(status in (Status.OK, Status.ATTENTION) for status in counting)
+
+
+def sample_of(results: Iterable[Result], boot: str, now_wall: float) -> Sample:
+    """What is kept of a health check."""
+    applying = [one for one in results if one.absent is None]
+    values = {
+        key_of(measure.name, measure.subject): measure.value for one in applying for measure in one.measures
+    }
+    return Sample(now_wall, boot, since_boot(), values, {one.check.id: one.status.name for one in applying})

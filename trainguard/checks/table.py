@@ -1,6 +1,6 @@
 """The table of all checks, in the order in which they are listed."""
 
-from trainguard.checks import memory
+from trainguard.checks import disks, memory, system
 from trainguard.checks.values import Check
 
-CHECKS: tuple[Check, ...] = (*memory.CHECKS,)
+CHECKS: tuple[Check, ...] = (*disks.CHECKS, *memory.CHECKS, *system.CHECKS)

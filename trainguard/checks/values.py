@@ -25,8 +25,7 @@ class Measure(msgspec.Struct, frozen=True):
     """A number that a check has read, for monitoring and for its own past.
 
     `name` is in snake case with its unit at the end (`disk_free_bytes`), `subject` tells several of a name apart
-    (`/data`). At `attention` and `bad` the number begins to be that; which side is worse, their order or the check
-    says.
+    (`/data`). At `attention` and `bad` the number begins to be that; below them where `low_is_bad`.
     """
 
     name: str
@@ -34,6 +33,7 @@ class Measure(msgspec.Struct, frozen=True):
     subject: str = ""
     attention: float | None = None
     bad: float | None = None
+    low_is_bad: bool = False
 
 
 class Absent(msgspec.Struct, frozen=True):
@@ -104,12 +104,16 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a check has told: its findings, the worst first, its measures, or why it does not apply."""
+    """What a check has told: its findings, the worst first, its measures, or why it does not apply.
+
+    `undecided` is why the reading gave nothing, where another check answers for that.
+    """
 
     check: Check
     findings: tuple[Finding, ...]
     measures: tuple[Measure, ...] = ()
     absent: str | None = None
+    undecided: str | None = None
     acknowledged: str | None = None
     seconds: float = 0.0
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,23 +16,36 @@ from trainguard.quantities import size_text
 KERNEL_LIMIT = 256 << 20
 BLOCK = 1 << 20
 SLURM_SECONDS = 15.0
+# File systems in memory or on other machines: no device of this one fails below them.
+DEVICELESS = frozenset(
+    {"tmpfs", "ramfs", "devtmpfs", "nfs", "nfs4", "cifs", "ceph", "lustre", "beegfs", "gpfs"}
+)
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What is known beyond the logs: kernel lines, who else holds the GPUs, what the scheduler says."""
+    """What is known beyond the logs: kernel lines, who else holds the GPUs, what the scheduler says.
+
+    `devices` are the block devices below all that the run uses, None where these are not known.
+    """
 
     kernel: tuple[KernelLine, ...] = ()
     gpu_foreign: tuple[str, ...] = ()
     scheduler_state: str | None = None
+    devices: frozenset[str] | None = None
 
 
 def gather(
-    kernel_file: Path | None, gpus: bool, slurm_job: str | None, kernel: bool, notes: list[str]
+    kernel_file: Path | None,
+    gpus: bool,
+    slurm_job: str | None,
+    kernel: bool,
+    notes: list[str],
+    places: Sequence[Path] = (),
 ) -> Evidence:
     """Ask the machine for what was asked for; what it does not tell is a note.
 
     `kernel_file` may be `-`, which is stdin. The machine's own kernel log is read only with `kernel`: it says
-    nothing of a run on another machine.
+    nothing of a run on another machine. `places` are paths that the run uses on this one.
     """
     lines: list[KernelLine] = []
     foreign: tuple[str, ...] = ()
@@ -60,7 +74,31 @@ def gather(
             state = None if job is None else "OUT_OF_MEMORY" if job.out_of_memory else job.state
         except (OSError, TimeoutError) as error:
             notes.append(f"job {slurm_job}: {error_sentence(error)}")
-    return Evidence(tuple(lines), foreign, state)
+    is_own = kernel and kernel_file in (None, Path(KMSG))
+    return Evidence(tuple(lines), foreign, state, devices_below(places) if is_own and lines else None)
+
+
+def devices_below(places: Sequence[Path]) -> frozenset[str] | None:
+    """The block devices that the file systems of these paths and of the root lie on, by the kernel's names.
+
+    None where one of them lies on what is not known, as a container's overlay does.
+    """
+    from trainguard import disks
+
+    if not places:
+        return None
+    found: set[str] = set()
+    try:
+        mounts = disks.read_mounts()
+        for place in {"/", *(os.path.realpath(path) for path in places)}:
+            mount = disks.mount_of(place, mounts)
+            names = () if mount is None else disks.read_devices(mount)
+            if not names and (mount is None or mount.kind not in DEVICELESS):
+                return None
+            found.update(names)
+    except OSError:
+        return None
+    return frozenset(found)
 
 
 def read_kernel_file(path: Path, notes: list[str], limit: int = KERNEL_LIMIT) -> bytes:

@@ -251,7 +251,7 @@ def _of_kernel(
     if not evidence.kernel:
         return [], []
     period = kernel_lines.period_of(source.path, _lines(scan), facts)
-    chosen, left = kernel_lines.choose(evidence.kernel, period, pids)
+    chosen, left = kernel_lines.choose(evidence.kernel, period, pids, evidence.devices)
     return (
         diagnosis.observe_kernel(chosen, knowledge.matcher, pids),
         diagnosis.observe_kernel(left, knowledge.matcher, pids),

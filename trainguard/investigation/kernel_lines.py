@@ -1,4 +1,4 @@
-"""Kernel lines: which of a kernel log may tell of a run: by when they were written, and of whom they speak."""
+"""Kernel lines: which of a kernel log may tell of a run, by when they were written and of what they speak."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +30,11 @@ _VICTIM = re.compile(
     r"|oom-kill:.*\btask=(?P<chosen>[^,\n]*),pid=(?P<its_pid>\d+)"
 )
 _INVOKED = "invoked oom-killer"
+# How the file systems and the block layer name a device; lib/vsprintf.c and each file system's own messages.
+_DEVICE = re.compile(
+    r"\((?:device )?(?P<volume>(?:sd|nvme|vd|xvd|hd|dm-|md|loop|nbd|mmcblk|zram)[\w!-]*)[):]"
+    r"|\b(?:dev|device) (?P<device>(?:sd|nvme|vd|xvd|hd|dm-|md|loop|nbd|mmcblk|zram)[\w!-]*)"
+)
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -66,13 +71,21 @@ def period_of(path: str, lines: Iterable[object], facts: Facts | None) -> Period
 
 
 def choose(
-    kernel: Sequence[KernelLine], period: Period | None, pids: frozenset[int]
+    kernel: Sequence[KernelLine],
+    period: Period | None,
+    pids: frozenset[int],
+    devices: frozenset[str] | None = None,
 ) -> tuple[list[Line], list[Line]]:
-    """The lines that may be of the run whose processes had these `pids`, and those that cannot be."""
+    """The lines that may be of the run whose processes had these `pids`, and those that cannot be.
+
+    `devices` are the block devices below all that it uses, by the kernel's names: an error of another one, such as
+    a stick that was pulled, is not its own. None where they are not known; then any may be.
+    """
     chosen: list[Line] = []
     left: list[Line] = []
     for line in _read(kernel):
-        (chosen if _may_be(line, period, pids) else left).append(line)
+        may_be = _may_be(line, period, pids) and not _is_elsewhere(line, devices)
+        (chosen if may_be else left).append(line)
     if any(map(_VICTIM.search, (line.text for line in left))) and not any(
         _VICTIM.search(line.text) for line in chosen
     ):
@@ -85,6 +98,11 @@ def choose(
 def _read(kernel: Iterable[KernelLine]) -> Iterator[Line]:
     for number, line in enumerate(kernel, 1):
         yield Line("kernel log", number, 0, line.text, line.text, time=line.time)
+
+
+def _is_elsewhere(line: Line, devices: frozenset[str] | None) -> bool:
+    found = _DEVICE.search(line.text)
+    return found is not None and devices is not None and (found["volume"] or found["device"]) not in devices
 
 
 def _may_be(line: Line, period: Period | None, pids: frozenset[int]) -> bool:

@@ -19,7 +19,7 @@ from trainguard.crash_types import CAUSES, TYPES, Verdict
 from trainguard.gpu import Gpus, ask_gpus
 from trainguard.incidents import IncidentRecord, quick_facts
 from trainguard.moments import seconds_of
-from trainguard.observer import log_of
+from trainguard.observer import log_of, places_of
 from trainguard.policy import Cause, Past, Prepared, Run, State
 from trainguard.preparations.resuming import with_checkpoints
 from trainguard.progress import Role, parse_segment
@@ -82,7 +82,7 @@ def look_at_end(
         start = run.log_start
     facts = quick_facts(state.incident, run)
     knowledge = open_knowledge(settings.detector.signatures, cache, notes)
-    known = evidence.gather(None, False, None, True, [])
+    known = evidence.gather(None, False, None, True, [], places_of(settings))
     report = investigate([Source(str(log), start, None, facts=facts)], knowledge, known)
     return report.crashes[0] if report.crashes else None
 
