@@ -32,6 +32,7 @@ from trainguard import acknowledgements, checks, command_line, health_reports, m
 from trainguard.checks import CHECKS, Check, Result
 from trainguard.config import Settings, load_settings
 from trainguard.health import Status
+from trainguard.repairs.values import Outcome
 
 
 def look(chosen: Sequence[Check], settings: Settings, deep: bool) -> list[Result]:
@@ -78,15 +79,45 @@ def keep(results: Sequence[Result], settings: Settings) -> None:
         command_line.tell_notes([f"the numbers are not kept: {command_line.error_sentence(error)}"])
 
 
-def report(results: Sequence[Result], arguments: Namespace, seconds: float) -> None:
+def mend(results: Sequence[Result], settings: Settings, dry: bool) -> list[Outcome]:
+    """Carry out the repairs of what is not fine, or if `dry` only plan them."""
+    from trainguard import repairs
+
+    told = repairs.unfinished(settings)
+    command_line.tell_notes(
+        f"repair {one.id} was cut off; --undo {one.id} puts back what it did" for one in told
+    )
+    wanted = {one.check.fix for one in results if one.status and one.acknowledged is None and one.check.fix}
+    plans = repairs.plan_repairs(wanted, settings, time.time())
+    if dry:
+        return [repairs.outcome_of(plan) for plan in plans]
+    return [repairs.carry_out(plan, settings, time.time()) for plan in plans]
+
+
+def undo(record: str, settings: Settings) -> Status:
+    """Put back what a repair has changed, as far as that can be."""
+    from trainguard import repairs
+
+    for line in repairs.undo(settings, record):
+        print(command_line.printable(line))
+    return Status.OK
+
+
+def report(
+    results: Sequence[Result], outcomes: Sequence[Outcome], arguments: Namespace, seconds: float
+) -> None:
     """Tell the results as the command line wants them."""
     if arguments.prometheus is not None:
         health_reports.write_metrics(arguments.prometheus, results, time.time())
     if arguments.json:
-        print(command_line.json_of(health_reports.object_of(results, seconds)))
+        told = health_reports.object_of(results, seconds)
+        mended = {"repairs": outcomes, "dry_run": arguments.dry_run} if arguments.fix else {}
+        print(command_line.json_of({**told, **mended}))
     elif arguments.perfdata:
         print("\n".join(health_reports.plugin_lines(results, seconds)))
     else:
+        for text in health_reports.repair_lines(outcomes, arguments.dry_run):
+            print(text)
         for text in health_reports.lines_of(results, arguments.quiet):
             print(text)
         if not arguments.quiet:
@@ -135,14 +166,20 @@ def run(arguments: Namespace) -> int:
         return acknowledge(arguments, settings)
     if arguments.explain:
         return explain(arguments, settings)
+    if arguments.undo:
+        return undo(arguments.undo, settings)
     skipped = [*settings.health.skip, *arguments.skip]
     chosen = checks.choose(CHECKS, arguments.only, skipped, arguments.component, arguments.gate)
     if arguments.list:
         return list_checks(arguments, settings, chosen)
     began = time.monotonic()
     results = look(chosen, settings, arguments.deep)
-    keep(results, settings)
-    report(results, arguments, time.monotonic() - began)
+    outcomes = mend(results, settings, arguments.dry_run) if arguments.fix else []
+    if any(one.done for one in outcomes) and not arguments.dry_run:
+        results = look(chosen, settings, arguments.deep)
+    if not arguments.dry_run:
+        keep(results, settings)
+    report(results, outcomes, arguments, time.monotonic() - began)
     worst = checks.worst_of(results)
     return Status.OK if arguments.gate and checks.only_attention(results) else worst
 
@@ -173,6 +210,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--until", metavar="TIME", type=end_of, help="with --ack: until then, else the next boot"
     )
+    parser.add_argument("--fix", action="store_true", help="mend what is safe to mend, and look again")
+    parser.add_argument("--dry-run", action="store_true", help="with --fix: only say what would be done")
+    parser.add_argument("--undo", metavar="RECORD", help="put back what a repair has changed, and exit")
     parser.add_argument("--quiet", action="store_true", help="only what is not fine")
     parser.add_argument("--json", action="store_true", help="one JSON object, whose `checks` is the list")
     parser.add_argument("--perfdata", action="store_true", help="as a plugin of Nagios tells it")
@@ -182,6 +222,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = parser.parse_args(argv)
     if arguments.until is not None and not arguments.ack:
         parser.error("--until goes with --ack")
+    if arguments.dry_run and not arguments.fix:
+        parser.error("--dry-run goes with --fix")
     if arguments.perfdata and arguments.json:
         parser.error("--perfdata and --json are two answers; choose one")
     return arguments

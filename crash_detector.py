@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from trainguard import command_line, crash_reports, incidents
 from trainguard.config import ConfigError, ExpectedError, Settings, load_settings
 from trainguard.health import Status
-from trainguard.history import History
+from trainguard.history import HISTORY_FILE, History
 from trainguard.investigation import remembering, sources
 from trainguard.investigation.sources import Source
 from trainguard.investigation.unread import list_asked, list_empty, list_unread
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # these take a while to load, and a scan with nothing new doe
     from trainguard.diagnosis import Crash
     from trainguard.investigation.investigating import Report
 
-HISTORY_FILE = "crash_history.sqlite3"
 FOLLOW_SECONDS = 1.0
 
 

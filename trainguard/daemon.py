@@ -340,7 +340,7 @@ class Daemon:
         settings = self._settings.daemon
         if process.identity.uid != os.geteuid():
             return f"it belongs to uid {process.identity.uid}"
-        if not _is_command(processes.read_command_line(process.pid), settings.command):
+        if not runs_command(processes.read_command_line(process.pid), settings.command):
             return "it has another command line"
         if processes.read_directory(process.pid) != os.path.realpath(settings.directory):
             return "it runs in another directory"
@@ -360,10 +360,11 @@ class Daemon:
             return None, None
         except OSError as error:
             return None, _about(path, f"cannot be used ({error.strerror}); it is ignored")
-        if not text.isdigit() or not 1 < int(text) < 1 << 31 or int(text) in self._never:
+        pid = parse_pid(text)
+        if pid is None or pid in self._never:
             shown = text[:20].decode(errors="replace") or "nothing"
             return None, _about(path, f"holds {shown!r}, which is no daemon's number; it is ignored")
-        return int(text), None
+        return pid, None
 
     # --- handles ----------------------------------------------------------------------------------------------
 
@@ -416,7 +417,13 @@ def _ending_of_code(code: int) -> Ending:
 _INTERPRETERS = ("sh", "bash", "dash", "ksh", "zsh", "python", "perl", "ruby", "node", "env")
 
 
-def _is_command(words: tuple[str, ...], command: tuple[str, ...]) -> bool:
+def parse_pid(text: bytes) -> int | None:
+    """The process number that a PID file holds, None for anything else; 0, 1 and numbers beyond pid_t are none."""
+    digits = text.strip()
+    return int(digits) if digits.isdigit() and len(digits) < 11 and 1 < int(digits) < 1 << 31 else None
+
+
+def runs_command(words: tuple[str, ...], command: tuple[str, ...]) -> bool:
     """Whether a command line is the configured one: its program by name or path.
 
     Of a script that names its interpreter in its first line, the kernel shows that interpreter first.

@@ -13,6 +13,7 @@ from trainguard.checks.values import Check, Limit, Measure, Result, severity
 from trainguard.command_line import counted, printable
 from trainguard.health import Finding, Status, painted
 from trainguard.quantities import size_text
+from trainguard.repairs.values import Outcome
 
 # https://nagios-plugins.org/doc/guidelines.html, the words of a plugin's first line.
 NAGIOS = {Status.OK: "OK", Status.ATTENTION: "WARNING", Status.BAD: "CRITICAL", Status.UNKNOWN: "UNKNOWN"}
@@ -100,6 +101,18 @@ def _limit_text(limit: Limit, value: float) -> str:
 
 def _number(value: float, unit: str) -> str:
     return size_text(value) if unit == "bytes" else f"{value:g} {unit}".strip()
+
+
+def repair_lines(outcomes: Iterable[Outcome], dry: bool) -> list[str]:
+    """What `--fix` did, or if `dry` would do: a line for each step, and one for what it leaves and why."""
+    lines = []
+    for one in outcomes:
+        undo = f" (--undo {one.record})" if one.record is not None else ""
+        lines += [
+            printable(f"{'would' if dry else 'did'}    {one.repair}: {step}{undo}") for step in one.done
+        ]
+        lines += [printable(f"left   {one.repair}: {why}") for why in one.left]
+    return lines
 
 
 # --- for programs ----------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ WEEK = 7 * 86_400.0
 # Fewer failures than this in two weeks never differ by more than chance.
 ENOUGH_FOR_A_TREND = 5
 
+# In the run folder.
+HISTORY_FILE = "crash_history.sqlite3"
 T = TypeVar("T")
 
 _TABLES = (

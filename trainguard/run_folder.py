@@ -63,12 +63,21 @@ class RunFolder:
     # --- the lock ---------------------------------------------------------------------------------------------
 
     def take(self, version: str, patience: float = 2.0) -> None:
-        """Become the one watchdog of this folder. Raises HeldError, OSError.
-
-        Where the recorded holder has ended and the lock is still held, a child of it has not reached its exec
-        yet (see `processes.birth`): that takes milliseconds and is waited for.
-        """
+        """Become the one watchdog of this folder. Raises HeldError, OSError."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.lock(patience)
+        own = processes.read_process(os.getpid())
+        if own is not None and self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, msgspec.json.encode(Holder(own.identity, time.time(), version)), 0)
+        self._request_file.unlink(missing_ok=True)
+
+    def lock(self, patience: float) -> int:
+        """Hold the folder without being its watchdog: who only mends it is asked nothing. Raises HeldError, OSError.
+
+        Gives the descriptor that holds it. Where the recorded holder has ended and the lock is still held, a child of
+        it has not reached its exec yet (see `processes.birth`), or somebody mends: that is waited for.
+        """
         deadline = time.monotonic() + patience
         while not self._try_to_lock():
             holder = self.holder()
@@ -77,11 +86,8 @@ class RunFolder:
             if time.monotonic() >= deadline:
                 raise HeldError(None)
             time.sleep(0.01)
-        own = processes.read_process(os.getpid())
-        if own is not None and self._lock is not None:
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, msgspec.json.encode(Holder(own.identity, time.time(), version)), 0)
-        self._request_file.unlink(missing_ok=True)
+        assert self._lock is not None
+        return self._lock
 
     def is_ours(self, version: str) -> bool:
         """Whether this watchdog still holds the folder; a folder that was deleted under it is made and taken anew."""

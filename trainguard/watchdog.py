@@ -46,7 +46,7 @@ class Watchdog:
         """Watch until the state says that it is over, or with `once` until it has settled; the state then."""
         self.manager.say("READY=1")
         while state.watching:
-            self.reload_if_asked()
+            self.reload_if_asked(state)
             seen = self.observe(state, request)
             wait = TROUBLED_SECONDS
             if seen is not None:
@@ -182,7 +182,7 @@ class Watchdog:
             )
         return state
 
-    def reload_if_asked(self) -> None:
+    def reload_if_asked(self, state: State) -> None:
         """Read config.yaml again after SIGHUP; a broken one is told, and the old settings stay."""
         if not self.wake.wants_reload():
             return
@@ -202,7 +202,8 @@ class Watchdog:
         self.daemon.reload(fresh)
         self.observer.reload(fresh)
         self.chronicle.reload(fresh)
-        self.journal.say(Status.OK, f"{fresh.path}: was read again; a new command counts from the next start")
+        text = f"{fresh.path} was read again; a new command counts from the next start"
+        self.journal.tell("reloaded", Status.OK, text, state)
 
 
 def set_aside(action: policy.SetAside) -> None:

@@ -1,6 +1,14 @@
 """The table of all checks, in the order in which they are listed."""
 
-from trainguard.checks import disks, memory, system
+from trainguard.checks import configuration, daemon, disks, logs, memory, orphans, system
 from trainguard.checks.values import Check
 
-CHECKS: tuple[Check, ...] = (*disks.CHECKS, *memory.CHECKS, *system.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *disks.CHECKS,
+    *memory.CHECKS,
+    *system.CHECKS,
+    *daemon.CHECKS,
+    *orphans.CHECKS,
+    *configuration.CHECKS,
+    *logs.CHECKS,
+)
