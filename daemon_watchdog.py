@@ -121,7 +121,7 @@ def show_plan(settings: Settings) -> int:
         prepared = find_out(settings, after, actions[-1].subject, cache=None)
         if any(isinstance(action, policy.SetAside | policy.Lead | policy.Prune) for action in actions):
             # As it will be found once that is done.
-            prepared = replace(prepared, spoilt=(), misled=(), needed=None)
+            prepared = replace(prepared, spoilt=(), misled=(), needed=None, notes=())
         after, more = policy.decide(after, observer.look(after, None, prepared), settings)
         actions = (*actions[:-1], *more)
     findings = observer.findings if finding is None else (finding, *observer.findings)

@@ -453,6 +453,18 @@ def test_what_is_set_aside_is_looked_at_again_before_the_start() -> None:
     assert history.state.run is not None and history.state.run.resumed_from == 20
 
 
+def test_what_a_watchdog_was_setting_aside_when_it_died_is_told_by_the_next() -> None:
+    history = History().start(0.0)
+    history.prepares = False
+    history.crash(10.0)
+    run_id = history.state.run.id  # type: ignore[union-attr]
+    history.see(10.5, CRASH, prepared=Prepared(f"{run_id}#2", spoilt=(BAD,), verified=True))
+    history.see(20.0, CRASH, first=True)
+    (told,) = [one.text for one in history.actions if isinstance(one, Tell) and one.event == "set_aside"]
+    assert "died while it set aside checkpoint-30" in told
+    assert history.did(Prepare) and history.state.aside == ()
+
+
 def test_what_only_the_first_look_noted_is_told_once_the_second_is_over() -> None:
     history = History().start(0.0)
     history.prepares = False

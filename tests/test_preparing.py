@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_files import deepspeed
+from checkpoint_files import deepspeed, lightning
 from stub_daemon import save
 from support import ROOT, Sandbox, wait_for
 
@@ -395,3 +395,72 @@ def test_why_a_preparation_failed_is_told(tmp_path: Path) -> None:
     assert found.subject == "1-1-a#1" and not found.verified
     assert "no such file" in found.notes[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_last_checkpoint_without_a_number_is_left_and_told(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    whole = lightning(folder_of(told), 100)
+    last = folder_of(told) / "last.ckpt"
+    last.write_bytes(whole.read_bytes()[:-200])
+    told.start()
+    text = told.wait_for_event("note")["text"]
+    assert "last.ckpt is incomplete" in text and "it is left" in text
+    assert last.exists()
+
+
+def test_dry_run_shows_the_pointer_that_would_be_led_and_says_nothing_against_itself(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    for step in (10, 20):
+        deepspeed(folder_of(told), step)
+    victim = folder_of(told) / "global_step20" / "mp_rank_00_model_states.pt"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    answer = told.call("--dry-run")
+    assert f"would set {folder_of(told) / 'latest'} to name global_step10" in answer.stdout
+    assert "used all the same" not in answer.stdout
+
+
+def test_a_name_that_only_the_trainer_takes_for_a_checkpoint_is_told(told: Sandbox) -> None:
+    told.configure(*SLOW, "--save-every", "100000", checkpoints=CHECKPOINTS)
+    save(folder_of(told) / "checkpoint-10", 10)
+    (folder_of(told) / f"checkpoint-{'9' * 30}").mkdir()
+    told.start()
+    told.wait_for_event("started")
+    assert any("the Trainer would take it for its newest" in one["text"] for one in told.events("note"))
+
+
+def test_a_run_that_dies_before_anybody_looked_is_known_by_its_log(told: Sandbox) -> None:
+    script = told.folder / "train.py"
+    script.write_text(
+        "for step in (1, 2, 3):\n    print(f'step {step}/100 loss 0.5')\nraise RuntimeError('shapes differ')\n"
+    )
+    told.configure(
+        daemon={"command": ["{python}", str(script)], "directory": str(told.folder)},
+        watchdog={"poll_interval": 5},
+    )
+    told.start()
+    told.wait_for_event("parked")
+    assert [one["step"] for one in told.incidents()] == [3, 3]
+
+
+def test_a_remedy_that_was_in_force_already_is_in_vain_at_the_second_end(told: Sandbox) -> None:
+    script, calls = told.folder / "train.py", told.folder / "calls.txt"
+    script.write_text(
+        "import sys, time\n"
+        f"calls = open({str(calls)!r}, 'a+')\n"
+        "calls.seek(0)\n"
+        "count = len(calls.readlines())\n"
+        "print(*sys.argv[1:], file=calls, flush=True)\n"
+        # The remedied run gets further than any before, and fails there for good.
+        "for step in range(1, 5 if count < 2 else 41):\n"
+        "    time.sleep(0.05)\n"
+        "    print(f'step {step}/100 loss 0.5', flush=True)\n"
+        "raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
+    )
+    told.configure(
+        daemon={"command": ["{python}", str(script)], "directory": str(told.folder)},
+        restart={"on_crash": {"cuda_oom": {"arguments": ["--small"]}}, "max_restarts": 20},
+    )
+    told.start()
+    told.wait_for_event("parked")
+    assert told.wait_for_event("remedy")["text"].endswith("the remedy for cuda_oom")
+    assert [line.strip() for line in calls.read_text().splitlines()] == ["", "", "--small", "--small"]

@@ -786,6 +786,12 @@ def check_paths(settings: Settings) -> list[str]:
         problems.append(f"daemon.log: {daemon.log} cannot be written; name another or change its permissions")
     elif not mode and (fault := folder_fault(daemon.log.parent)):
         problems.append(f"daemon.log: {fault}")
+    saves = settings.checkpoints
+    if saves.directory is None and (saves.prune or saves.keep_copy):
+        name = "prune" if saves.prune else "keep_copy"
+        problems.append(f"checkpoints.{name}: does nothing without checkpoints.directory; name that folder")
+    if saves.directory is not None and (mode := mode_of(saves.directory)) and not stat.S_ISDIR(mode):
+        problems.append(f"checkpoints.directory: {saves.directory} is {kind(mode)}, no folder; name another")
     rows = settings.detector.signatures
     if rows is not None and not stat.S_ISREG(mode_of(rows)):
         problems.append(f"detector.signatures: {rows} is no file; make it or write null")

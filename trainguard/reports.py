@@ -146,6 +146,7 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
             lines.append(f"would start: {' '.join((*settings.daemon.command, *remedy.arguments))}")
         elif isinstance(action, SetAside):
             lines.append(f"would rename {action.spoilt.path}, which is {action.spoilt.verdict}")
+            lines += _pointers_led(action)
             if action.spoilt.copy:
                 lines.append(f"would put its copy back: {action.spoilt.copy}")
         elif isinstance(action, Lead):
@@ -159,6 +160,17 @@ def plan_of(actions: Sequence[Action], settings: Settings) -> list[str]:
         elif isinstance(action, Record):
             lines.append(f"would write incident {action.incident.id}: {action.incident.decision}")
     return lines or ["would do nothing"]
+
+
+def _pointers_led(action: SetAside) -> list[str]:
+    """The pointers that name what is to be set aside, and so are led to another."""
+    from trainguard.checkpoints.pointers import read_pointers  # costs memory, and few need it
+
+    path = Path(action.spoilt.path)
+    if action.resume is None or action.spoilt.copy:
+        return []
+    named = [one.path for one in read_pointers(path.parent) if one.target == path]
+    return [f"would set {one} to name {Path(action.resume).name}" for one in named]
 
 
 def text_of(report: StatusReport) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("nvml.c")
 COMPILER = shutil.which("cc")
+# A test may hide all programs; the compiler needs its own.
+PATH = os.environ.get("PATH", os.defpath)
 LIBRARY = "libnvidia-ml.so.1"
 VERSION = "999.10.01"
 GIB = 1 << 30
@@ -55,7 +57,8 @@ def build(folder: Path, *options: str, version: str | None = None) -> Path:
     """Compile the stand-in into a folder; with a version its file bears it, as the driver's does."""
     assert COMPILER is not None
     target = folder / (LIBRARY if version is None else f"libnvidia-ml.so.{version}")
-    subprocess.run([COMPILER, "-shared", "-fPIC", *options, "-o", str(target), str(SOURCE)], check=True)
+    command = [COMPILER, "-shared", "-fPIC", *options, "-o", str(target), str(SOURCE)]
+    subprocess.run(command, env={**os.environ, "PATH": PATH}, check=True)
     if version is not None:
         (folder / LIBRARY).symlink_to(target.name)
     return folder

@@ -8,6 +8,7 @@ Only listing and measuring are loaded here, for the watchdog that idles. What op
 from trainguard.checkpoints.footprint import Footprint, has_grown, measure
 from trainguard.checkpoints.listing import (
     Checkpoint,
+    entries,
     find_folder,
     find_weights,
     list_checkpoints,
@@ -22,6 +23,7 @@ __all__ = (
     "Footprint",
     "Judgement",
     "Verdict",
+    "entries",
     "find_folder",
     "find_weights",
     "has_grown",

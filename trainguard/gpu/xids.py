@@ -11,7 +11,10 @@ import msgspec
 if TYPE_CHECKING:
     from trainguard.signatures import Signature
 
-_HINT = re.compile(r"Xid \(|amdgpu|i915|\bxe ")
+# A look at the catalogue for every line of a chatty driver would take seconds.
+_HINT = re.compile(r"Xid \(|(?:amdgpu|i915|\bxe ).*(?:error|fault|timeout|reset|failed|HANG)")
+# What alone decides which row of the catalogue an Xid is of, but for 154, whose words matter.
+_XID = re.compile(r"NVRM: Xid \([^)]*\): (?!154,)\d+,")
 _BUS = re.compile(r"(?:PCI:)?(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})", re.IGNORECASE)
 _KEPT_TEXT = 200
 _KINDS_LIMIT = 200

@@ -40,9 +40,17 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def judge_start(
-    prepared: Prepared, settings: RestartSettings, now_wall: float, forgiven_wall: float, trial: bool = False
+    prepared: Prepared,
+    settings: RestartSettings,
+    now_wall: float,
+    forgiven_wall: float,
+    trial: bool = False,
+    tried: str | None = None,
 ) -> Judgement:
-    """Whether a daemon whose run ended so is to be started now. On `trial` it is, unless the disk is full."""
+    """Whether a daemon whose run ended so is to be started now. On `trial` it is, unless the disk is full.
+
+    `tried` is the remedy that the ended run was started with.
+    """
     cause = prepared.cause
     if cause is not None and cause.type == "disk_full" and _is_full(prepared):
         return Judgement(Course.WAIT, f"the disk is full{_room(prepared)}")
@@ -54,7 +62,7 @@ def judge_start(
         return Judgement(Course.START, remedy=remedy)
     why = (
         _hardware(series)
-        or _twice_in_vain(series, remedy)
+        or _twice_in_vain(series, remedy, tried)
         or _over_budget(prepared, settings, now_wall, forgiven_wall)
     )
     return Judgement(Course.START, remedy=remedy) if why is None else Judgement(Course.PARK, why)
@@ -90,14 +98,14 @@ def _hardware(series: list[Cause | None]) -> str | None:
     return None
 
 
-def _twice_in_vain(series: list[Cause | None], remedy: str | None) -> str | None:
+def _twice_in_vain(series: list[Cause | None], remedy: str | None, tried: str | None) -> str | None:
     """The same again without a new step between, or a second end that no restart helps."""
     newest = series[0]
     if newest is None or newest.type in CHANCE:
         return None
     same = sum(1 for one in series if one is not None and one.fingerprint == newest.fingerprint)
     # The second time is the remedy's; only the third shows that it was in vain too.
-    allowed = 2 if remedy not in (None, FILES) else 1
+    allowed = 2 if remedy not in (None, FILES, tried) else 1
     if same > allowed:
         return f"{newest.cause} ended it {same} times at the same place without a new step"
     alike = sum(1 for one in series if one is not None and one.type == newest.type)

@@ -29,6 +29,12 @@ def when_preparing(turn: Turn) -> None:
         return
     elif state.deadline is None or seen.first:
         # The watchdog that asked has died, or the machine: it is asked again.
+        if state.aside:
+            names = ", ".join(path.rpartition("/")[2] for path in state.aside)
+            text = (
+                f"the watchdog before died while it set aside {names}; what is not there any more was renamed"
+            )
+            turn.tell("set_aside", Status.BAD, text)
         turn.change(aside=())
         turn.prepare(state.counted, state.trial)
     elif seen.now >= state.deadline:
@@ -63,11 +69,17 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
     incident = turn.state.incident
     if incident is not None and not incident.closed:
         turn.change_incident(cause=prepared.cause)
+        if incident.step is None and prepared.last_step is not None:
+            # It ended before anybody looked.
+            highest = max(prepared.last_step, turn.state.highest_step or 0)
+            turn.change_incident(step=prepared.last_step, source="log")
+            turn.change(highest_step=highest)
         turn.record()
     # Nor is the end itself held against it, where a person has said --resume since.
     forgiven = incident is not None and incident.at_wall <= turn.state.forgiven_wall
     trial = turn.state.trial or forgiven
-    judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, trial)
+    former = turn.state.run.remedy if turn.state.run is not None else None
+    judged = judge_start(prepared, settings.restart, seen.wall, turn.state.forgiven_wall, trial, former)
     if judged.course is Course.WAIT and has_waited_long(turn):
         judged = Judgement(Course.START, remedy=judged.remedy)
     prunable = [path for path in prepared.prunable if path not in turn.state.pruned]
@@ -85,9 +97,9 @@ def go_on(turn: Turn, prepared: Prepared) -> None:
         turn.change(rounds=settings.restart.rounds + 1, why_parked=judged.why)
         park(turn, judged.why)
     else:
-        former = turn.state.run.remedy if turn.state.run is not None else None
         if judged.remedy is not None and judged.remedy != former:
             decided(turn, f"with the remedy for {judged.remedy}")
+            turn.tell("remedy", Status.ATTENTION, f"it is started with the remedy for {judged.remedy}")
         is_known = prepared.verified and not prepared.spoilt
         resumed = prepared.resume_step if is_known else seen.checkpoint_step
         turn.change(room_wanted_at=None, aside=())

@@ -143,7 +143,8 @@ class Prepared(msgspec.Struct, frozen=True):
     `past` are earlier ends, the newest first. `spoilt` are checkpoints that are newer than the one to resume
     from, `resume`, which is None where there is none that will do; `verified` is false where nobody could say.
     `free` and `needed` are bytes on the disk of the checkpoints, and of the last whole one; `prunable` are old whole
-    ones, `holders` processes that still hold a GPU's memory, `notes` what could not be found out.
+    ones, `holders` processes that still hold a GPU's memory, `notes` what could not be found out. `last_step` is the
+    last one that the log of the ended run tells.
     """
 
     subject: str
@@ -159,6 +160,7 @@ class Prepared(msgspec.Struct, frozen=True):
     prunable: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    last_step: int | None = None
 
 
 class Standing(msgspec.Struct, frozen=True):

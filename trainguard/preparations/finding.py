@@ -53,6 +53,8 @@ def find_out(settings: Settings, state: State, subject: str, cache: Path | None)
         past=list_past(settings, state),
         holders=() if run is None else wait_for_gpus(),
     )
+    if run is not None:
+        prepared = msgspec.structs.replace(prepared, last_step=find_last_step(settings, run))
     lost = None if crash is None else find_lost_step(crash)
     prepared = with_checkpoints(prepared, settings, state.were_aside, lost, notes, writes=cache is not None)
     if prepared.holders:
@@ -138,6 +140,17 @@ def past_cause(record: IncidentRecord) -> Cause | None:
 def _has_recovered(record: IncidentRecord, lived: float, enough: float) -> bool:
     """Whether a new step was made after it; where nobody counts steps, whether its successor lived long."""
     return record.first_new_step is not None or (record.step is None and lived >= enough)
+
+
+def find_last_step(settings: Settings, run: Run) -> int | None:
+    """The last step that the log of a run tells, in the part that is read."""
+    log = log_of(settings)
+    try:
+        size = log.stat().st_size
+        content = files.read_range(log, max(run.log_start, size - LOOK_BYTES), size)
+    except OSError:
+        return None
+    return next(iter(reversed(steps_in(content))), None)
 
 
 def find_lost_step(crash: Crash) -> int | None:

@@ -79,6 +79,12 @@ def with_checkpoints(
         if writes:
             keeping.tidy(settings.logs.directory, directory, notes)
         chosen = with_copies(spoilt, chosen, settings.logs.directory, lost, writes)
+    notes += [
+        f"{one.path} is {one.verdict}: {one.reason}; it is left, and a run that is told to resume from it would "
+        "end: name another"
+        for one in spoilt
+        if one.step < 0 and one not in chosen
+    ]
     copied = next((one.path for one in chosen if one.copy), None)
     needed = None if whole is None else whole.size_bytes
     return msgspec.structs.replace(
@@ -149,7 +155,13 @@ def choose_resume(
 def list_unverified(
     folder: Path, judgements: Sequence[checkpoints.Judgement], pointers: Sequence[Pointer]
 ) -> list[str]:
-    """What no verdict says: weights in an unknown layout, and a pointer that is not there. Raises OSError."""
+    """What no verdict says: numbers and layouts that are not known, a pointer that is not there. Raises OSError."""
+    # transformers trainer_utils.py, _re_checkpoint, takes digits of any script and number.
+    odd = [one.name for one in checkpoints.entries(folder) if re.fullmatch(r"checkpoint-\d+", one.name)]
+    if strange := [name for name in odd if checkpoints.parse_name(name) is None]:
+        return [
+            f"{folder}: {strange[0]!r} is no step's name, and the Trainer would take it for its newest; rename it"
+        ]
     if not judgements:
         found = checkpoints.find_weights(folder)
         told = f"{found} is in no layout that is known; what the run resumes from is not verified"

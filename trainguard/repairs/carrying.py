@@ -13,7 +13,16 @@ from trainguard import probes
 from trainguard.config import ExpectedError, Settings
 from trainguard.repairs import records
 from trainguard.repairs.folders import Refused
-from trainguard.repairs.steps import UNDONE_BY_NOBODY, MakeFolder, SetMode, Stand, Step, StopProcesses
+from trainguard.repairs.steps import (
+    UNDONE_BY_NOBODY,
+    MakeFolder,
+    SetLimit,
+    SetMode,
+    Stand,
+    StartWatchdog,
+    Step,
+    StopProcesses,
+)
 from trainguard.repairs.table import REPAIRS
 from trainguard.repairs.values import Left, Outcome, Plan, Record
 from trainguard.run_folder import HeldError, RunFolder
@@ -67,15 +76,17 @@ def carry_out(plan: Plan, settings: Settings, now_wall: float) -> Outcome:
     Under the lock it is planned once more, and only what both plans name is done. Never raises for what the
     file system or a process does: that is left, with why.
     """
-    if not plan.steps:
-        return Outcome(plan.repair, left=plan.left)
     try:
+        if not plan.steps and not unfinished(settings):
+            return Outcome(plan.repair, left=plan.left)
         with _held(settings, REPAIRS[plan.repair].needs_lock, plan) as held:
             (fresh,) = plan_repairs([plan.repair], settings, plan.now_wall, held)
             steps = _agreed(plan, fresh, settings)
-            names = {step.describe() for step in steps}
+            agreed = {_subject_of(step) for step in steps}
             gone = [
-                f"{name}: is not so any more" for step in plan.steps if (name := step.describe()) not in names
+                f"{step.describe()}: is not so any more"
+                for step in plan.steps
+                if _subject_of(step) not in agreed
             ]
             outcome = _do(plan.repair, steps, settings, now_wall)
     except (OSError, Refused, ExpectedError) as error:
@@ -86,14 +97,17 @@ def carry_out(plan: Plan, settings: Settings, now_wall: float) -> Outcome:
 def _agreed(plan: Plan, fresh: Plan, settings: Settings) -> tuple[Step, ...]:
     """What both plans name, as the fresh one has it; of processes whoever is an orphan now."""
     first = tuple(step for step in plan.steps if _is_done_first(step, settings))
-    names = {step.describe() for step in plan.steps}
-    has_processes = any(isinstance(step, StopProcesses) for step in plan.steps)
-    later = (
-        step
-        for step in fresh.steps
-        if step.describe() in names or (has_processes and isinstance(step, StopProcesses))
-    )
-    return (*first, *later)
+    subjects = {_subject_of(step) for step in plan.steps}
+    return (*first, *(step for step in fresh.steps if _subject_of(step) in subjects))
+
+
+def _subject_of(step: Step) -> tuple[str, ...]:
+    """What a step is about. How new names are numbered may have changed, as may the processes that are orphans."""
+    if isinstance(step, StopProcesses | StartWatchdog):
+        return (type(step).__name__,)
+    if isinstance(step, SetLimit):
+        return (type(step).__name__, str(step.target.pid))
+    return (type(step).__name__, step.folder.path, step.name)
 
 
 def _do(repair: str, steps: Sequence[Step], settings: Settings, now_wall: float) -> Outcome:
@@ -175,22 +189,27 @@ def unfinished(settings: Settings) -> list[Record]:
 
 
 def _settled(settings: Settings, record: Record) -> Record:
-    """A record of a repair that was cut off, as the world tells it: what was not done is given up.
+    """A record of a repair that was cut off, as the world tells it: what was not done is given up, and taken out.
 
     It is not finished: the world may have moved on since, and who looks anew plans what is still needed.
     """
     kept = records.kept_by(settings.logs.directory, record.id)
+    steps: list[Step] = []
     notes = []
     for step in record.steps:
         try:
             stand = step.stand(kept)
             if stand is Stand.HALF:
                 step.undo(kept)
-            if stand is not Stand.DONE:
-                notes.append(f"{step.describe()}: was cut off before")
         except (OSError, Refused, ExpectedError) as error:
+            steps.append(step)  # whether it was done shows when it is undone
             notes.append(f"{step.describe()}: {_reason(error)}")
-    return replace(record, status="cut", notes=tuple(notes))
+            continue
+        if stand is Stand.DONE:
+            steps.append(step)
+        else:
+            notes.append(f"{step.describe()}: was cut off before")
+    return replace(record, status="cut", steps=tuple(steps), notes=tuple(notes))
 
 
 def list_records(settings: Settings) -> list[Record]:
@@ -215,7 +234,10 @@ def undo(settings: Settings, record_id: str) -> list[str]:
     kept = records.kept_by(settings.logs.directory, record_id)
     try:
         with _held(settings, REPAIRS[record.repair].needs_lock, None):
-            told = [_take_back(step, kept) for step in reversed(record.steps)]
+            # What made recording safe stays so to the last.
+            first = [step for step in record.steps if _is_done_first(step, settings)]
+            others = [step for step in record.steps if step not in first]
+            told = [_take_back(step, kept) for step in (*reversed(others), *reversed(first))]
             with contextlib.suppress(OSError):
                 kept.rmdir()
             # Only then: cut off before, it is undone once more, and each step tells how far it is.

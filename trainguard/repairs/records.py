@@ -37,7 +37,7 @@ def list_records(run_folder: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     found = (read(run_folder, name.removesuffix(".json")) for name in names if _NAME.fullmatch(name))
-    return [record for record in found if record is not None]
+    return sorted((record for record in found if record is not None), key=lambda record: record.at_wall)
 
 
 def read(run_folder: Path, record_id: str) -> Record | None:

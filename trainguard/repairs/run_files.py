@@ -11,6 +11,7 @@ from trainguard import files, vitals
 from trainguard.acknowledgements import FILE as ACKNOWLEDGED
 from trainguard.acknowledgements import Acknowledgement
 from trainguard.config import Settings
+from trainguard.history import HISTORY_FILE
 from trainguard.incidents.records import RECORD, list_records, read_record
 from trainguard.leftovers import read_temporary
 from trainguard.policy import Phase, State
@@ -22,7 +23,6 @@ from trainguard.repairs.steps import CONTENT_LIMIT, WriteFile
 from trainguard.repairs.values import Left, Planned
 from trainguard.requests import ANSWER_SECONDS
 from trainguard.run_folder import RunFolder
-from trainguard.history import HISTORY_FILE
 from trainguard.supervision import read_supervision
 
 # As the check of their size has it.
@@ -83,17 +83,19 @@ def plan_broken_state(settings: Settings, now_wall: float) -> Iterator[Planned]:
             f"{folder.state_file}: the daemon was restarted within restart.window; a watchdog that begins counts that"
         )
     else:
-        content = msgspec.json.encode(State(*_over(folder), looked_wall=now_wall))
+        content = msgspec.json.encode(msgspec.structs.replace(_ended_state(folder), looked_wall=now_wall))
         place = folder_of(folder.directory)
         yield WriteFile(
             place, "state.json", content, about.st_ino, None, stat.S_IMODE(about.st_mode), None, aside
         )
 
 
-def _over(folder: RunFolder) -> tuple[Phase, str] | tuple[()]:
-    """How it had ended, where the last start or end that the events tell is an end: that stays so."""
+def _ended_state(folder: RunFolder) -> State:
+    """A new state; where the last start or end that the events tell is an end, that stays so."""
     told = [one for one in folder.recent_events() if one.event in (*STARTS, *ENDS)]
-    return (ENDS[told[-1].event], told[-1].text) if told and told[-1].event in ENDS else ()
+    if not told or told[-1].event not in ENDS:
+        return State()
+    return State(phase=ENDS[told[-1].event], reason=told[-1].text)
 
 
 def plan_stuck_request(settings: Settings, now_wall: float) -> Iterator[Planned]:

@@ -221,12 +221,12 @@ class WriteFile(msgspec.Struct, frozen=True, tag=True):
             if place is None:
                 return Stand.CHANGED
             about = folders.look_at(place, self.name)
-            if (0 if about is None else about.st_ino) == self.inode:
+            is_former = (0 if about is None else about.st_ino) == self.inode
+            if is_former or (self.before is not None and self._has(place, self.before)):
                 is_named = self.aside and folders.inode_of(place, self.aside) == self.inode
                 is_begun = is_named or folders.look_at(place, folders.part_of(self.name)) is not None
                 return Stand.HALF if is_begun else Stand.WAITS
-            is_ours = about is not None and stat.S_ISREG(about.st_mode) and self._has(place)
-            return Stand.DONE if is_ours else Stand.CHANGED
+            return Stand.DONE if self._has(place, self.content) else Stand.CHANGED
 
     def do(self, kept: Path) -> None:
         with folders.opened(self.folder) as place:
@@ -255,8 +255,10 @@ class WriteFile(msgspec.Struct, frozen=True, tag=True):
                 raise Refused(f"{self.folder.path}/{self.aside} is not there any more")
             folders.sync(place)
 
-    def _has(self, place: int) -> bool:
-        return folders.read(place, self.name, len(self.content)) == self.content
+    def _has(self, place: int, content: bytes) -> bool:
+        about = folders.look_at(place, self.name)
+        is_file = about is not None and stat.S_ISREG(about.st_mode)
+        return is_file and folders.read(place, self.name, len(content)) == content
 
 
 class SetLimit(msgspec.Struct, frozen=True, tag=True):
