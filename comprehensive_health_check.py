@@ -88,10 +88,17 @@ def mend(results: Sequence[Result], settings: Settings, dry: bool) -> list[Outco
         f"repair {one.id} was cut off; --undo {one.id} puts back what it did" for one in told
     )
     wanted = {one.check.fix for one in results if one.status and one.acknowledged is None and one.check.fix}
-    plans = repairs.plan_repairs(wanted, settings, time.time())
     if dry:
-        return [repairs.outcome_of(plan) for plan in plans]
-    return [repairs.carry_out(plan, settings, time.time()) for plan in plans]
+        plans = repairs.plan_repairs(wanted, settings, time.time())
+        return [
+            Outcome(one.repair, None, tuple(step.describe() for step in one.steps), one.left) for one in plans
+        ]
+    outcomes = []
+    for repair in (one for one in repairs.REPAIRS if one in wanted):
+        # Each is planned when the ones before it are done: a pointer follows its checkpoint.
+        (plan,) = repairs.plan_repairs([repair], settings, time.time())
+        outcomes.append(repairs.carry_out(plan, settings, time.time()))
+    return outcomes
 
 
 def undo(record: str, settings: Settings) -> Status:

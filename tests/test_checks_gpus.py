@@ -146,7 +146,7 @@ def test_without_a_gpu_nothing_applies_unless_there_should_be_one(check_id: str)
 @pytest.mark.parametrize(
     ("value", "wanted", "status", "words"),
     [
-        (machine(gpu()), None, OK, "NVML answers for 1 GPUs, driver 999.10.01"),
+        (machine(gpu()), None, OK, "NVML answers for 1 GPU, driver 999.10.01"),
         (machine(gpu(), source="nvidia-smi", error="NVML: x"), None, ATTENTION, "only nvidia-smi answers"),
         (machine(gpu(), source="amd-smi"), None, OK, "amd-smi answers"),
         (Gpus(), None, OK, ""),
@@ -157,6 +157,7 @@ def test_without_a_gpu_nothing_applies_unless_there_should_be_one(check_id: str)
         (Gpus(error=LIBRARY_MISSING, kernel_module="1.2"), None, ATTENTION, "install the driver"),
         (Gpus(error=LIBRARY_MISSING, kernel_module="1.2"), 0, OK, ""),
         (Gpus(error="the package nvidia-ml-py is not installed"), 1, BAD, "pip install nvidia-ml-py"),
+        (Gpus(error=f"NVML: {LIBRARY_MISSING}; nvidia-smi: has failed"), None, ATTENTION, "has failed"),
         (Gpus(error="Driver Not Loaded"), None, ATTENTION, "modprobe nvidia"),
         (Gpus(error="Driver Not Loaded"), 8, BAD, "modprobe nvidia"),
         (Gpus(error="Unknown Error", kernel_module="1.2"), None, BAD, "kernel log"),
@@ -526,9 +527,9 @@ def held_by(*holders: GpuProcess, **how: Any) -> Result:
 @pytest.mark.parametrize(
     ("holder", "status", "words"),
     [
-        (GpuProcess(DAEMON.pid, GIB, True, 0, "python"), OK, "1 processes of this run"),
-        (GpuProcess(77, GIB, True, 0, "python", None, (60, DAEMON.pid, 1)), OK, "1 processes of this run"),
-        (GpuProcess(77, GIB, True, 0, "python", "run-1"), OK, "1 processes of this run"),
+        (GpuProcess(DAEMON.pid, GIB, True, 0, "python"), OK, "1 process of this run"),
+        (GpuProcess(77, GIB, True, 0, "python", None, (60, DAEMON.pid, 1)), OK, "1 process of this run"),
+        (GpuProcess(77, GIB, True, 0, "python", "run-1"), OK, "1 process of this run"),
         (GpuProcess(77, GIB, True, 0, "python", "run-0"), ATTENTION, "not of this run"),
         (GpuProcess(4500, GIB, True, 0, "python", "run-0"), BAD, "an orphan of this daemon"),
         (GpuProcess(77, MUCH, True, 1000, "jupyter"), ATTENTION, "pid 77 (jupyter) of user 1000"),

@@ -1,13 +1,18 @@
 """What nvidia-smi, amd-smi, rocm-smi and the kernel log print of GPUs, read back defensively."""
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainguard import kernel_log
+from trainguard.checks.gpus import read_xids
 from trainguard.gpu import RemappedRows, amd, nvidia_smi, parse_xids, same_bus
 from trainguard.gpu.nvidia_smi import FIELDS
+from trainguard.signatures.rows import FOLDER, read_rows
 
 SOUND = {
     "index": "3",
@@ -228,3 +233,28 @@ def test_amds_messages_are_found_too() -> None:
 )
 def test_two_names_of_a_pci_device_are_matched(kernel: str, library: str | None, same: bool) -> None:
     assert same_bus(kernel, library) is same
+
+
+def test_a_row_of_the_catalogue_is_found_for_each_of_its_samples() -> None:
+    rows = read_rows(FOLDER / "xid.yaml")
+    found = [parse_xids([(1.0, row.sample)]).xids for row in rows]
+    assert [xids[0].name if xids else None for xids in found] == [row.name for row in rows]
+
+
+def test_a_storm_of_messages_is_read_in_time() -> None:
+    began = time.process_time()
+    told = parse_xids((1.0, PROGRAM.replace(" 13,", " 999,") + str(number)) for number in range(20_000))
+    assert told.xids[0].count == 20_000
+    # A fifth of what the kernel log holds at most, in a fifth of what there is for it.
+    assert time.process_time() - began < 1.4
+
+
+def test_the_kernel_log_is_read_and_one_that_cannot_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_log, "KMSG", str(tmp_path / "kmsg"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "may not be read" in str(read_xids().problem)
+    (tmp_path / "kmsg").write_text(f"4,1,1000,-;{LOST}")
+    told = read_xids()
+    assert (told.problem, told.lines, told.xids[0].code) == (None, 1, 79)

@@ -22,7 +22,6 @@ from trainguard.run_folder import RunFolder
 
 if TYPE_CHECKING:  # they cost time, and only the child that reads needs them
     from trainguard.checkpoints.contents import Contents
-    from trainguard.checkpoints.deep import DeepRead
     from trainguard.checkpoints.verdicts import Judgement
 
 # The newest that are opened, and the newest of which only the files are listed.
@@ -47,7 +46,8 @@ class Save(msgspec.Struct, frozen=True):
     """One checkpoint that was opened: `step` by its name (-1: none), `content_step` by its content.
 
     `verdict` is None where it could not be verified, `reason` says why. `agrees` is whether its framework writes the
-    same step into both, `writing_seconds` from its first file to its last, `suspicion` what its numbers look like.
+    same step into both, `writing_seconds` from its first file to its last, `suspicion` what its numbers look like,
+    `optimizer` a file that is named like an optimizer's state.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Save(msgspec.Struct, frozen=True):
     writing_seconds: float = 0.0
     suspicion: str | None = None
     layout: str | None = None
+    optimizer: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -109,7 +110,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Rights(msgspec.Struct, frozen=True):
-    """What the user that the daemon runs as may do here: `closed` are files that it cannot read, or folders.
+    """What the user that the daemon runs as may do here: read and write the folder; `closed` is what it cannot read.
 
     `looked_at` files of the newest checkpoints were asked for. `mode` and `owner` are the folder's own.
     """
@@ -118,6 +119,7 @@ class Rights(msgspec.Struct, frozen=True):
     writable: bool
     mode: int
     owner: int
+    readable: bool = True
     closed: tuple[str, ...] = ()
     looked_at: int = 0
 
@@ -129,7 +131,7 @@ class Saves(msgspec.Struct, frozen=True):
     oldest first. `interval_seconds` and `interval_steps` pass from save to save, `seconds` a save takes.
     `save_total_limit` is transformers' setting, by the newest checkpoint's own record of it. `overwritten`: there is
     one file, written over in place. `stray` are weights in no layout that is known. `lives`: the daemon does, or
-    nobody knows.
+    nobody knows. `problem` is why the folder could not be listed.
     """
 
     directory: str | None
@@ -152,28 +154,52 @@ class Saves(msgspec.Struct, frozen=True):
     links: tuple[Link, ...] = ()
     rights: Rights | None = None
     stray: str | None = None
+    problem: str | None = None
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """What reading one checkpoint to its last byte has shown.
+
+    `checked` of its `size` bytes were held against a checksum, `tensors` looked at number by number; `largest` is the
+    largest magnitude in them. `unread` says why something could not be read; `vanished`: it was rotated away.
+    """
+
+    name: str
+    size: int
+    seconds: float
+    faults: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    vanished: bool = False
+    checked: int = 0
+    tensors: int = 0
+    largest: float | None = None
 
 
 class Deep(msgspec.Struct, frozen=True):
-    """What reading the newest whole checkpoints to their last byte has shown; `asked` is false without --deep."""
+    """What reading the newest whole checkpoints has shown; `asked` is false without --deep, `count` all there are."""
 
     asked: bool = False
-    reads: "tuple[DeepRead, ...]" = ()
+    wholes: tuple[Whole, ...] = ()
+    count: int = 0
 
 
 # --- all at once -----------------------------------------------------------------------------------------------
 
 
 def read_saves(settings: Settings) -> Saves:
-    """What lies in the folder of the settings. Raises OSError where it cannot be listed."""
+    """What lies in the folder of the settings. Raises OSError where no child can be made."""
     directory = settings.checkpoints.directory
     if directory is None:
         return Saves(None)
     identity, lives = _daemon_of(settings)
-    if not directory.exists():
-        return Saves(str(directory), lives=lives)
-    folder = find_folder(directory)
-    listed = list_saves(folder)
+    try:
+        if not directory.exists():
+            return Saves(str(directory), lives=lives)
+        folder = find_folder(directory)
+        listed = list_saves(folder)
+    except OSError as error:
+        problem = error.strerror or str(error)
+        return Saves(str(directory), lives=lives, problem=problem, rights=_rights_of(directory, identity))
     numbered, loose = in_groups(listed)
     judged = judge(numbered, loose, lives)
     rows = _list_rows(numbered)
@@ -226,7 +252,13 @@ def judge(numbered: Sequence[Checkpoint], loose: Sequence[Checkpoint], lives: bo
         *([loose[max(0, len(loose) - 4) : -1]] if loose else []),
     ]
     asked = [
-        probes.Probe(one.path.name, partial(_judge_one, one, siblings, lives), Save, JUDGE_SECONDS)
+        # One that has a successor is not being written any more.
+        probes.Probe(
+            one.path.name,
+            partial(_judge_one, one, siblings, lives and one in (*numbered[-1:], *loose[-1:])),
+            Save,
+            JUDGE_SECONDS,
+        )
         for one, siblings in zip(chosen, before, strict=True)
     ]
     answers = probes.ask(asked)
@@ -254,6 +286,7 @@ def _judge_one(checkpoint: Checkpoint, siblings: Sequence[Checkpoint], lives: bo
 def save_of(contents: "Contents", judgement: "Judgement", agreeing: Collection[str]) -> Save:
     """A judgement with the facts that it was made of."""
     from trainguard.checkpoints.judging import is_meant
+    from trainguard.checkpoints.layouts import find
 
     checkpoint, layout = contents.checkpoint, contents.layout
     suspicion = next((fault.reason for fault in contents.faults if _VALUES.search(fault.reason)), None)
@@ -272,6 +305,7 @@ def save_of(contents: "Contents", judgement: "Judgement", agreeing: Collection[s
         writing_seconds=contents.duration,
         suspicion=suspicion,
         layout=None if layout is None else layout.name,
+        optimizer=find(contents.names, "*optim*"),
     )
 
 
@@ -291,8 +325,7 @@ def _list_rows(numbered: Sequence[Checkpoint]) -> list[Row]:
     from trainguard.checkpoints.judging import judge_checkpoint
 
     rows = []
-    known = [list_files(one) for one in numbered if one.is_step][-LISTED:] if len(numbered) <= LISTED else None
-    known = known or [list_files(one) for one in [one for one in numbered if one.is_step][-LISTED:]]
+    known = [list_files(one) for one in [one for one in numbered if one.is_step][-LISTED:]]
     for place, contents in enumerate(known):
         # By its shape alone: none is opened.
         judged = judge_checkpoint(contents, known[max(0, place - 3) : place], False, time.time())
@@ -404,7 +437,7 @@ def list_links(folder: Path) -> list[Link]:
     """The symbolic links in a folder. Raises OSError where it cannot be read."""
     from trainguard.checkpoints.layouts import rows_of
 
-    links = []
+    links: list[Link] = []
     for entry in entries(folder):
         if not entry.is_symlink() or len(links) >= LINKS_AT_MOST:
             continue
@@ -439,8 +472,22 @@ def read_rights(folder: Path, newest: Sequence[Path], identity: Identity | None)
             wanted = os.R_OK | os.X_OK if stat.S_ISDIR(told.st_mode) else os.R_OK
             if not may(told, wanted, uid, groups):
                 closed.append(str(inner.relative_to(folder)))
-    writable = may(about, os.W_OK | os.X_OK, uid, groups)
-    return Rights(uid, writable, stat.S_IMODE(about.st_mode), about.st_uid, tuple(closed), looked_at)
+    return Rights(
+        uid=uid,
+        writable=may(about, os.W_OK | os.X_OK, uid, groups),
+        mode=stat.S_IMODE(about.st_mode),
+        owner=about.st_uid,
+        readable=may(about, os.R_OK | os.X_OK, uid, groups),
+        closed=tuple(closed),
+        looked_at=looked_at,
+    )
+
+
+def _rights_of(folder: Path, identity: Identity | None) -> Rights | None:
+    try:
+        return read_rights(folder, (), identity)
+    except OSError:
+        return None
 
 
 def may(about: os.stat_result, wanted: int, uid: int, groups: Collection[int]) -> bool:
@@ -479,15 +526,31 @@ def read_deep(settings: Settings, deep: bool) -> Deep:
     directory = settings.checkpoints.directory
     if not deep or directory is None:
         return Deep(asked=deep)
-    from trainguard.checkpoints.deep import read_whole
-
     folder = find_folder(directory)
-    numbered, loose = in_groups(list_saves(folder))
-    judged = judge(numbered, loose, _daemon_of(settings)[1])
+    listed = list_saves(folder)
+    judged = judge(*in_groups(listed), _daemon_of(settings)[1])
     chosen = [one for one in judged if one.is_whole][:DEEP_CHECKPOINTS]
-    deadline = time.monotonic() + DEEP_SECONDS
-    reads = [
-        read_whole(Checkpoint(one.step, folder / one.name), max(1.0, deadline - time.monotonic() - 5.0))
+    deadline = time.monotonic() + DEEP_SECONDS - 5.0
+    wholes = [
+        _read_one(Checkpoint(one.step, folder / one.name), max(1.0, deadline - time.monotonic()))
         for one in chosen
     ]
-    return Deep(True, tuple(reads))
+    return Deep(True, tuple(wholes), len(listed))
+
+
+def _read_one(checkpoint: Checkpoint, seconds: float) -> Whole:
+    from trainguard.checkpoints.deep import faults_of, read_whole
+
+    read = read_whole(checkpoint, seconds)
+    changed = [f"{one.name} was written to while it was read" for one in read.files if one.changed]
+    return Whole(
+        name=checkpoint.path.name,
+        size=read.size,
+        seconds=read.seconds,
+        faults=tuple(faults_of(read)),
+        unread=(*read.problems, *changed),
+        vanished=read.vanished,
+        checked=sum(one.checked for one in read.files),
+        tensors=sum(one.tensors for one in read.files),
+        largest=read.largest,
+    )

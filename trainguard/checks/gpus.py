@@ -21,6 +21,7 @@ from trainguard.checks.values import (
     ok,
     unknown,
 )
+from trainguard.command_line import counted
 from trainguard.config import Settings
 from trainguard.gpu import (
     Gpu,
@@ -150,7 +151,7 @@ def judge_driver(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         yield attention(DRIVER, f"{now.error}; only nvidia-smi answers, which tells less", remedy)
     elif now.gpus or now.refused:
         version = f", driver {now.driver_version}" if now.driver_version else ""
-        yield ok(DRIVER, f"{now.source} answers for {len(now.gpus)} GPUs{version}")
+        yield ok(DRIVER, f"{now.source} answers for {counted(len(now.gpus), 'GPU')}{version}")
     elif now.error is None:
         yield ok(DRIVER, f"{now.source} answers: no GPU") if expected(facts) else Absent("there is no GPU")
     else:
@@ -159,7 +160,8 @@ def judge_driver(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
 
 def _without_answer(facts: Facts, error: str) -> Told:
     now, wanted = facts.of(Gpus), expected(facts)
-    is_missing = "Library Not Found" in error or "not installed" in error
+    # Where the driver's own command is there and fails, a driver was meant to be.
+    is_missing = ("Library Not Found" in error or "not installed" in error) and "nvidia-smi: " not in error
     is_loaded = now.kernel_module is not None or now.kernel_gpus is not None
     if wanted == 0 or (wanted is None and is_missing and not is_loaded):
         return Absent("there is no GPU, and none is expected")
@@ -203,7 +205,7 @@ def judge_count(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     if now.hung:
         yield unknown("GPUs", "are not counted, since the driver hangs", "see gpu-driver")
         return
-    yield Measure("gpu_count", float(count), "", None, float(wanted or 0), True)
+    yield Measure("gpu_count", float(count), "", None, float(wanted) if wanted else None, True)
     remedy = "see gpu-driver, gpu-lost and the kernel log; set health.gpus if one was taken out"
     if wanted is not None and count < wanted:
         yield bad("GPUs", f"{count} of the {wanted} of health.gpus answer", remedy)
@@ -306,7 +308,9 @@ def judge_uncorrected(facts: Facts, limits: Mapping[str, float]) -> Iterator[Tol
                 + RESET.format(index=gpu.index)
                 + "; replace it if more come"
             )
-            yield bad(name_of(gpu), f"{count} uncorrected memory errors since the driver started", remedy)
+            yield bad(
+                name_of(gpu), f"{counted(count, 'uncorrected memory error')} since the driver started", remedy
+            )
         elif ever is not None and ever >= limits["attention"]:
             remedy = "watch it: dcgmi diag -r 3; more of them are a reason to have it replaced"
             yield attention(name_of(gpu), f"{ever} uncorrected memory errors in its life, none now", remedy)
@@ -331,7 +335,7 @@ def judge_corrected(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]
         hours = (facts.now_wall - wall) / 3600
         # A look a minute ago would make a rate of a single error.
         rate = new / max(1.0, hours)
-        fact = f"{new:.0f} corrected memory errors in {duration_text(hours * 3600)}"
+        fact = f"{counted(round(new), 'corrected memory error')} in {duration_text(hours * 3600)}"
         remedy = "corrected ones harm nothing, many foretell the others: dcgmi diag -r 3 at the next pause"
         yield grade(rate, limits, name_of(gpu), fact, remedy)
 
@@ -523,7 +527,7 @@ def judge_processes(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]
             (hidden, "that cannot be seen from here"),
             (small, "of others, which matter little"),
         ]
-        told = ", ".join(f"{number} processes {what}" for number, what in parts if number)
+        told = ", ".join(f"{counted(number, 'process')} {what}" for number, what in parts if number)
         yield ok(name_of(gpu), told or "nobody else holds memory")
 
     yield from each(facts, "processes", lambda gpu: gpu.processes, tell)

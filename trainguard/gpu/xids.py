@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from trainguard.signatures import Signature
 
 # A look at the catalogue for every line of a chatty driver would take seconds.
-_HINT = re.compile(r"Xid \(|(?:amdgpu|i915|\bxe ).*(?:error|fault|timeout|reset|failed|HANG)")
+_HINT = re.compile(r"Xid \(|(?:amdgpu|i915|\bxe ).*(?:error|fault|timeout|reset|failed|HANG|CRITICAL)")
 # What alone decides which row of the catalogue an Xid is of, but for 154, whose words matter.
+XID = "NVRM: Xid "
 _XID = re.compile(r"NVRM: Xid \([^)]*\): (?!154,)\d+,")
 _BUS = re.compile(r"(?:PCI:)?(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})", re.IGNORECASE)
 _KEPT_TEXT = 200
@@ -125,7 +126,9 @@ def _filled(step: str, facts: dict[str, str]) -> str:
 
 
 def _understood(text: str) -> "tuple[Signature, dict[str, str]] | None":
-    for row in _catalogue():
+    head = _XID.search(text)
+    rows = _catalogue(XID in text) if head is None else _rows_of(head[0])
+    for row in rows:
         try:
             match = row.search(text)
         except TimeoutError:
@@ -135,11 +138,18 @@ def _understood(text: str) -> "tuple[Signature, dict[str, str]] | None":
     return None
 
 
+@functools.lru_cache(_KINDS_LIMIT)
+def _rows_of(head: str) -> "tuple[Signature, ...]":
+    """The row of an Xid, by the beginning of its line: a storm of one kind is looked up once."""
+    return next(((row,) for row in _catalogue(True) if row.search(head) is not None), ())
+
+
 @functools.cache
-def _catalogue() -> "tuple[Signature, ...]":
+def _catalogue(nvidia: bool) -> "tuple[Signature, ...]":
+    """The rows of Xids, or all others."""
     from trainguard.signatures.rows import FOLDER, read_rows
 
-    return tuple(read_rows(FOLDER / "xid.yaml"))
+    return tuple(row for row in read_rows(FOLDER / "xid.yaml") if row.pattern.startswith(XID) is nvidia)
 
 
 def _kept(text: str) -> str:

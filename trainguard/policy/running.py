@@ -177,7 +177,10 @@ def notice_hang(turn: Turn) -> None:
             )
         return
     after = "its start" if run.moved_at is None else "its last step"
-    text = f"no new step for {duration_text(quiet)} since {after}, while {run.work.value}"
+    unmoved = now - (run.began if run.moved_at is None else run.moved_at)
+    text = f"no new step for {duration_text(unmoved)} since {after}"
+    # What it was at before has a patience of its own.
+    text += f", the last {duration_text(quiet)} of it while {run.work.value}"
     text += f" (limit {ends - since:.4g} s)"
     frozen = isinstance(turn.seen.daemon, Alive) and turn.seen.daemon.frozen
     if standstill := describe_standstill(run.still, frozen):

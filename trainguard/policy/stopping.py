@@ -58,6 +58,9 @@ def when_stopping(turn: Turn) -> None:
     if step.signal != "SIGKILL":
         # A stopped process gets to its signal handler only when it is continued.
         turn.actions.append(Signal(daemon.identity, "SIGCONT"))
+        # So does one below it to which it passes the signal on: torchrun waits 30 s for a rank that is frozen.
+        frozen = (one.identity for one in seen.leftovers if one.state in "Tt")
+        turn.actions += [Signal(identity, "SIGCONT") for identity in frozen]
 
 
 def when_clearing(turn: Turn) -> None:

@@ -73,11 +73,11 @@ def write(run_folder: Path, record: Record) -> None:
 def new_id(run_folder: Path, repair: str, now_wall: float) -> str:
     """An id that no record has."""
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.localtime(now_wall))}-{repair}"
-    return (
-        files.free_name(folder_of(run_folder) / f"{name}.json")
-        .name.replace(".json-", "-")
-        .removesuffix(".json")
-    )
+    folder, free, number = folder_of(run_folder), name, 1
+    while os.path.lexists(folder / f"{free}.json") or os.path.lexists(folder / free):
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 @contextlib.contextmanager

@@ -208,12 +208,17 @@ def _most_telling(kind: Kind, living: Sequence[Reading], odd: int | None) -> Rea
     elif kind is Kind.CPU_BUSY:
         candidates = sorted(living, key=lambda reading: -(reading.share or 0.0))
     else:
-        candidates = peers(living)
+        candidates = sorted(peers(living), key=_waits_for_peers)
     stranger = [reading for reading in candidates if reading.pid == odd]
     known = [reading for reading in (*candidates, *living) if reading.frame is not None]
     if kind in (Kind.FROZEN, Kind.DISK_SLEEP, Kind.CPU_BUSY):
         known = []
     return next(iter([*stranger, *known, *candidates, *living]), None)
+
+
+def _waits_for_peers(reading: Reading) -> bool:
+    """Whether it stands in a collective: one that does not, beside it, is what it waits for."""
+    return reading.frame is not None and "/torch/distributed/" in reading.frame.file
 
 
 def _place(reading: Reading) -> Frame | None:
