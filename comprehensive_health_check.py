@@ -105,9 +105,9 @@ def undo(record: str, settings: Settings) -> Status:
     """Put back what a repair has changed, as far as that can be."""
     from trainguard import repairs
 
-    for line in repairs.undo(settings, record):
-        print(command_line.printable(line))
-    return Status.OK
+    lines = repairs.undo(settings, record)
+    print("\n".join(map(command_line.printable, lines)))
+    return Status.ATTENTION if any(line.startswith(repairs.STAYS) for line in lines) else Status.OK
 
 
 def report(

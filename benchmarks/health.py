@@ -83,19 +83,20 @@ def build_library(folder: Path) -> str:
 
 
 def healthy(sandbox: Sandbox, rounds: int) -> list[str]:
-    """The rows of the healthy box."""
-    runs = [run(sandbox, []) for _ in range(rounds)]
-    gates = [run(sandbox, ["--gate"]) for _ in range(rounds)]
+    """The rows of the healthy box; in each round each question once."""
+    whole, gate, saves = [], [], []
+    for _ in range(rounds):
+        whole.append(run(sandbox, []))
+        gate.append(run(sandbox, ["--gate"]))
+        saves.append(run(sandbox, ["--component", "checkpoints"]))
+    alone = [seconds_of(one[2], "checkpoints") for one in saves]
+    beside = [seconds_of(one[2], "checkpoints") for one in whole]
     return [
-        row("whole check", [one[0] for one in runs], "s", "1.5 s"),
-        row("its gate alone", [one[0] for one in gates], "s", ""),
-        row("memory of its largest process", [one[1] for one in runs], "MB", "45 MB"),
-        row(
-            f"checkpoints, {FOLDERS} folders",
-            [seconds_of(one[2], "checkpoints") for one in runs],
-            "s",
-            "0.3 s",
-        ),
+        row("whole check", [one[0] for one in whole], "s", "1.5 s"),
+        row("its gate alone", [one[0] for one in gate], "s", ""),
+        row("memory of its largest process", [one[1] for one in whole], "MB", "45 MB"),
+        row(f"reading {FOLDERS} checkpoint folders", alone, "s", "0.3 s"),
+        row("the same beside all other readings", beside, "s", ""),
     ]
 
 

@@ -299,6 +299,9 @@ def test_the_interval_is_the_median_so_that_one_long_gap_does_not_matter() -> No
     ]
     assert intervals_of(rows) == (60.0, 10.0)
     assert intervals_of(rows[:1]) == (None, None)
+    # What somebody has touched lies in another order.
+    touched = [row(step, wall=wall) for step, wall in ((10, 0.0), (20, 60.0), (30, 10.0), (40, 20.0))]
+    assert intervals_of(touched)[0] == 35.0
 
 
 # --- room ------------------------------------------------------------------------------------------------------

@@ -357,6 +357,10 @@ def test_the_ledger_is_read_from_the_run_folder(tmp_path) -> None:
         number = int(name[-1])
         record = msgspec.structs.replace(recovered(1000.0 * number), id=name, run_number=number)
         incidents.records.write(place, record)
+    ended = tmp_path / "incidents" / "20260105-020000-3"
+    ended.mkdir()
+    record = msgspec.structs.replace(recovered(3000.0), id=ended.name, run_number=3, kind="exit")
+    incidents.records.write(ended, record)
     folder.append_event(event(0, "started"))
     folder.save_state(State(looked_wall=event(3600, "x").wall, has_source=True), durable=False)
     ledger = read_ledger(settings_of(logs=LogSettings(directory=tmp_path)))

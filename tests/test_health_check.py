@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import nvml
 import pytest
+from disk_faults import mute
 from support import ROOT, Sandbox
 
 CHECK = ROOT / "comprehensive_health_check.py"
@@ -133,3 +137,107 @@ def test_json_is_one_object_whatever_the_names(ready: Sandbox) -> None:
     ready.configure(daemon={"log": "daemon.log"}, checkpoints={"directory": "out\\"})
     odd.touch()
     assert told(ready)
+
+
+# --- mending ---------------------------------------------------------------------------------------------------
+
+
+def tree_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every name below a folder with its mode, and of a file its time and content.
+
+    A folder's own time changes when disk-write tries it.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        about = path.lstat()
+        is_file = path.is_file()
+        told = (about.st_mtime_ns if is_file else 0, path.read_bytes() if is_file else b"")
+        found[str(path.relative_to(folder))] = (about.st_mode, *told)
+    return found
+
+
+@pytest.fixture
+def faulty(ready: Sandbox) -> Sandbox:
+    """Two faults: a run folder that everybody may write, and a folder for checkpoints that is not there."""
+    ready.configure(checkpoints={"directory": "out/checkpoints"})
+    ready.logs.chmod(0o777)
+    return ready
+
+
+def test_fix_with_dry_run_tells_what_it_would_do_and_changes_nothing(faulty: Sandbox) -> None:
+    before = tree_of(faulty.folder)
+    answer = call(faulty, "--fix", "--dry-run")
+    assert "would    open-permissions: " in answer.stdout
+    assert f"would    missing-folders: make the folder {faulty.folder}/out/checkpoints" in answer.stdout
+    assert tree_of(faulty.folder) == before
+
+
+def test_fix_mends_looks_again_and_can_be_undone(faulty: Sandbox) -> None:
+    checks = ("--only", "config-mode", "--only", "config-paths")
+    assert call(faulty, *checks).returncode == 2
+    answer = call(faulty, *checks, "--fix")
+    assert answer.returncode == 0, answer.stdout
+    assert (faulty.folder / "out" / "checkpoints").is_dir()
+    assert faulty.logs.stat().st_mode & 0o777 == 0o775
+    assert call(faulty, *checks).returncode == 0
+    records = {one.stem.partition("-")[2]: one.stem for one in (faulty.logs / "repairs").glob("*.json")}
+    assert call(faulty, "--undo", records["missing-folders"]).returncode == 0
+    assert call(faulty, "--undo", records["open-permissions"]).returncode == 0
+    assert not (faulty.folder / "out").exists()
+    assert faulty.logs.stat().st_mode & 0o777 == 0o777
+    assert call(faulty, *checks).returncode == 2
+
+
+def test_what_cannot_be_put_back_is_told_in_the_exit_code(faulty: Sandbox) -> None:
+    faulty.logs.chmod(0o755)
+    call(faulty, "--fix", "--only", "config-paths")
+    (record,) = (faulty.logs / "repairs").glob("*.json")
+    (faulty.folder / "out" / "checkpoints" / "checkpoint-10").mkdir()
+    answer = call(faulty, "--undo", record.stem)
+    assert answer.returncode == 1 and "stays" in answer.stdout
+    assert (faulty.folder / "out" / "checkpoints" / "checkpoint-10").is_dir()
+
+
+def test_fix_leaves_what_a_person_has_acknowledged(faulty: Sandbox) -> None:
+    call(faulty, "--ack", "config-paths")
+    call(faulty, "--fix", "--only", "config-paths")
+    assert not (faulty.folder / "out").exists()
+
+
+def test_fix_tells_its_repairs_in_json_too(faulty: Sandbox) -> None:
+    faulty.logs.chmod(0o755)
+    answer = json.loads(call(faulty, "--fix", "--json", "--only", "config-paths").stdout)
+    (repair,) = answer["repairs"]
+    assert repair["repair"] == "missing-folders" and repair["record"] and len(repair["done"]) == 2
+    assert answer["checks"][0]["status"] == "OK"
+
+
+def test_what_cannot_be_undone_is_a_sentence(faulty: Sandbox) -> None:
+    answer = call(faulty, "--undo", "20260105T031244-nothing")
+    assert answer.returncode == 3 and "Traceback" not in answer.stderr and answer.stderr.strip()
+
+
+# --- what hangs ------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_mount_a_hanging_driver_and_a_frozen_daemon_hang_nothing(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    if nvml.COMPILER is None:
+        pytest.skip("a C compiler is needed for a management library that hangs")
+    library = nvml.StandIn(nvml.build(tmp_path), tmp_path)
+    library.tell(init="hang")
+    with mute(tmp_path / "dead") as dead:
+        sandbox.configure(health={"mounts": [str(dead)]})
+        sandbox.start()
+        os.kill(sandbox.wait_for_start()["pid"], signal.SIGSTOP)
+        began = time.monotonic()
+        answer = call(sandbox, "--json", env=library.environment)
+        assert time.monotonic() - began < 30  # ten, where the machine is not busy
+    checks = {one["id"]: one for one in json.loads(answer.stdout)["checks"]}
+    assert answer.returncode == 2
+    for check, words in (("gpu-driver", "hang"), ("disk-alive", str(dead))):
+        bad = [one for one in checks[check]["findings"] if one["status"] == "BAD"]
+        assert any(words in f"{one['subject']} {one['fact']}" for one in bad), checks[check]
+    assert checks["gpu-temperature"]["status"] == "UNKNOWN"
+    assert checks["memory-available"]["status"] == "OK"

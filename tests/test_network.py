@@ -155,10 +155,21 @@ TORCHRUN = ("/venv/bin/torchrun",)
     ("command", "variables", "expected"),
     [
         (("python", "train.py"), {}, Rendezvous()),
+        ((*TORCHRUN, "x"), {"MASTER_ADDR": "node1", "MASTER_PORT": "9"}, Rendezvous(None, 1, True)),
         (
-            (*TORCHRUN, "x"),
+            (*TORCHRUN, "--nnodes=2", "x"),
+            {},
+            Rendezvous(Place("the launcher's default", "127.0.0.1", DEFAULT_PORT), 2, True),
+        ),
+        (
+            ("deepspeed", "x"),
             {},
             Rendezvous(Place("the launcher's default", "127.0.0.1", DEFAULT_PORT), 1, True),
+        ),
+        (
+            ("python", "train.py"),
+            {"MASTER_ADDR": "node1"},
+            Rendezvous(Place("MASTER_ADDR", "node1", DEFAULT_PORT)),
         ),
         ((*TORCHRUN, "--standalone", "x"), {}, Rendezvous(None, 1, True)),
         (
@@ -186,6 +197,11 @@ TORCHRUN = ("/venv/bin/torchrun",)
             ("python", "train.py"),
             {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"},
             Rendezvous(Place("MASTER_ADDR", "node1", 1234), 1, False),
+        ),
+        (
+            (*TORCHRUN, "--master_port=abc"),
+            {},
+            Rendezvous(Place("--master_port", "127.0.0.1", None), 1, True),
         ),
         ((*TORCHRUN, "--master_port=0"), {}, Rendezvous(Place("--master_port", "127.0.0.1", None), 1, True)),
     ],

@@ -116,9 +116,34 @@ def test_an_interpreter_is_read_as_it_tells_itself() -> None:
         check=True,
     ).stdout.split()
     found = read_interpreter(real, {})
-    assert found.version in (told[0], ".".join(told[0].split(".")[:2]))
+    header = Path(sysconfig.get_path("include")) / "patchlevel.h"
+    assert found.version == (told[0] if header.exists() else PYTHON.removeprefix("python"))
     assert told[1] in found.places
     assert not found.virtual
+
+
+def test_virtualenv_writes_the_version_in_its_own_way(home: Path) -> None:
+    config = home / "pyvenv.cfg"
+    rest = [line for line in config.read_text().splitlines() if not line.startswith("version")]
+    config.write_text("\n".join([*rest, f"version_info = {VERSION}.final.0", ""]))
+    assert read_interpreter(home / "bin" / "python", {}).version == VERSION
+
+
+def test_an_environment_may_see_the_packages_of_its_base(tmp_path: Path) -> None:
+    venv.create(tmp_path / "open", symlinks=True, system_site_packages=True)
+    own, *others = read_interpreter(tmp_path / "open" / "bin" / "python", {}).places
+    assert own == str(site_of(tmp_path / "open"))
+    real = Path(os.path.realpath(sys.executable))
+    assert set(read_interpreter(real, {}).places) <= set(others)
+    assert others
+
+
+def test_the_folder_of_a_user_comes_before_that_of_the_interpreter(tmp_path: Path) -> None:
+    user = tmp_path / ".local" / "lib" / PYTHON / "site-packages"
+    user.mkdir(parents=True)
+    real = Path(os.path.realpath(sys.executable))
+    assert read_interpreter(real, {"HOME": str(tmp_path)}).places[0] == str(user)
+    assert str(user) not in read_interpreter(real, {"HOME": str(tmp_path), "PYTHONNOUSERSITE": "1"}).places
 
 
 def test_an_environment_made_for_another_python_is_told(home: Path) -> None:
@@ -191,6 +216,8 @@ def test_scripts_that_lead_in_a_circle_end(tmp_path: Path) -> None:
 
 def test_a_program_of_another_kind_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
     assert looked(tmp_path, "/bin/true").starts_none
+    script(tmp_path / "closed", "#!/bin/true").chmod(0o644)
+    assert "may not be run" in (looked(tmp_path, "./closed").problem or "")
     missing = looked(tmp_path, "no-such-program")
     assert not missing.starts_none and "is not there" in (missing.problem or "")
 
@@ -266,6 +293,9 @@ def test_only_the_header_of_metadata_counts() -> None:
         ("~orch-2.6.0.dist-info", None),
         ("torch", None),
         ("dist-info", None),
+        ("torch.dist-info", None),
+        ("torch-.dist-info", None),
+        ("-2.6.0.dist-info", None),
     ],
 )
 def test_the_name_of_a_folder_tells_package_and_version(name: str, parsed: tuple[str, str] | None) -> None:
@@ -293,6 +323,7 @@ def test_a_version_in_a_nearer_folder_is_no_second_one(home: Path, tmp_path: Pat
     found = looked(home, "bin/python", PYTHONPATH=str(tmp_path / "near"))
     assert found.packages == {"torch": "2.6.0"}
     assert found.doubled == ()
+    assert looked(tmp_path, "venv/bin/python", PYTHONPATH="near").packages == {"torch": "2.6.0"}
 
 
 def test_packages_whose_files_are_gone_are_seen(home: Path) -> None:
@@ -381,6 +412,19 @@ def test_the_compatibility_of_older_drivers_is_found(home: Path, tmp_path: Path)
     (compatible / "libcuda.so.1").touch()
     assert looked(home, "bin/python", LD_LIBRARY_PATH=str(compatible)).compatibility == str(compatible)
     assert looked(home, "bin/python").compatibility is None
+    assert looked(home, "bin/python", LD_LIBRARY_PATH=str(tmp_path / "cuda")).compatibility is None
+    (tmp_path / "libcuda.so.1").touch()
+    assert looked(home, "bin/python", LD_LIBRARY_PATH=str(tmp_path)).compatibility is None
+    settings = settings_of(home, "bin/python")
+    found = read_environment(settings, Variables({}), compatibility=compatible)
+    assert found.compatibility == str(compatible)
+
+
+def test_a_header_with_a_whole_licence_is_read_to_its_end(home: Path) -> None:
+    info = install(home, "torch", "2.6.0")
+    licence = "License: x\n" + "        | as is\n" * 10_000
+    (info / "METADATA").write_text(f"Name: torch\n{licence}Requires-Dist: numpy<2\n\nprose\n")
+    assert [one.text for one in looked(home, "bin/python").demands] == ["numpy<2"]
 
 
 # --- the variables ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ LOOKUP_SECONDS = 2.0
 PLACES_AT_MOST = 64
 ADDRESSES_AT_MOST = 4
 INTERFACES_AT_MOST = 1024
-# What torchrun and deepspeed listen on unless told otherwise: torch/distributed/run.py, deepspeed/constants.py.
+# Where deepspeed meets, and torchrun on several nodes: torch/distributed/run.py, deepspeed/constants.py.
 DEFAULT_PORT = 29500
 # That of the c10d rendezvous: torch/distributed/elastic/rendezvous/c10d_rendezvous_backend.py.
 RENDEZVOUS_PORT = 29400
@@ -191,14 +191,14 @@ def parse_rendezvous(command: Sequence[str], variables: Mapping[str, str]) -> Re
     if endpoint := told("rdzv_endpoint"):
         return Rendezvous(Place(endpoint[0], *parse_endpoint(endpoint[1], RENDEZVOUS_PORT)), nodes, launched)
     address, port = told("master_addr", "main_process_ip"), told("master_port", "main_process_port")
-    if address is None and variables.get("MASTER_ADDR"):
+    # Launchers set these for their workers, and do not read them.
+    if not launched and variables.get("MASTER_ADDR"):
         address = ("MASTER_ADDR", variables["MASTER_ADDR"])
-    if port is None and variables.get("MASTER_PORT"):
+    if not launched and variables.get("MASTER_PORT"):
         port = ("MASTER_PORT", variables["MASTER_PORT"])
-    is_told = address is not None or port is not None
-    # accelerate meets nowhere where it starts a single process.
-    meets = launched and not any(word.endswith("accelerate") for word in command[:8])
-    if not is_told and not meets:
+    # torchrun takes a free port on a single node, and accelerate meets nowhere for a single process.
+    is_deepspeed = any(word.rpartition("/")[2] == "deepspeed" for word in command[:8])
+    if port is None and (nodes == 1 if launched else address is None) and not is_deepspeed:
         return Rendezvous(None, nodes, launched)
     number = _number(port[1]) if port is not None else DEFAULT_PORT
     source, host = address or (port[0] if port is not None else "the launcher's default", "127.0.0.1")

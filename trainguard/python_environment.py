@@ -248,8 +248,11 @@ def parse_settings(text: str) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, equals, value in pairs if equals}
 
 
-def read_interpreter(program: Path, variables: Mapping[str, str]) -> Interpreter:
-    """A Python by its files, as CPython's own site.py and getpath.py look for them. Raises OSError."""
+def read_interpreter(program: Path, variables: Mapping[str, str], directory: Path = Path()) -> Interpreter:
+    """A Python by its files, as CPython's own site.py and getpath.py look for them. Raises OSError.
+
+    A relative folder of PYTHONPATH counts from `directory`.
+    """
     real = Path(os.path.realpath(program))
     config = next((file for folder in program.parents[:2] if (file := folder / "pyvenv.cfg").is_file()), None)
     minor, prefix = _base_of(real)
@@ -258,7 +261,7 @@ def read_interpreter(program: Path, variables: Mapping[str, str]) -> Interpreter
             raise OSError(None, "no lib/python3.X/os.py lies beside it", str(program))
         version = _patch_level(prefix, minor) or minor
         places = _base_places(prefix, minor, variables)
-        return Interpreter(str(program), version, _there([*_search_path(variables), *places]))
+        return Interpreter(str(program), version, _there([*_search_path(variables, directory), *places]))
     told = parse_settings(files.read_small(config).decode(errors="replace"))
     written = told.get("version") or told.get("version_info") or minor or ""
     version = ".".join(re.findall(r"\d+", written)[:3])
@@ -267,7 +270,9 @@ def read_interpreter(program: Path, variables: Mapping[str, str]) -> Interpreter
     if told.get("include-system-site-packages", "").lower() == "true" and minor is not None:
         places += _base_places(prefix, minor, variables)
     base = minor if minor is not None and minor != own else None
-    return Interpreter(str(program), version, _there([*_search_path(variables), *places]), True, base)
+    return Interpreter(
+        str(program), version, _there([*_search_path(variables, directory), *places]), True, base
+    )
 
 
 def _base_of(real: Path) -> tuple[str | None, Path]:
@@ -309,8 +314,8 @@ def _base_places(prefix: Path, minor: str, variables: Mapping[str, str]) -> list
     ]
 
 
-def _search_path(variables: Mapping[str, str]) -> list[Path]:
-    return [Path(one) for one in variables.get("PYTHONPATH", "").split(":")[:FOLDERS_AT_MOST] if one]
+def _search_path(variables: Mapping[str, str], directory: Path) -> list[Path]:
+    return [directory / one for one in variables.get("PYTHONPATH", "").split(":")[:FOLDERS_AT_MOST] if one]
 
 
 def _there(places: Iterable[Path]) -> tuple[str, ...]:
@@ -499,7 +504,7 @@ def _read_shadows(variables: Mapping[str, str], own: set[str]) -> tuple[list[Sha
             shadows.append(Shadow("LD_LIBRARY_PATH", folder, (), f"hangs: {answer.problem}"))
         if same := tuple(sorted(own & libraries_in(names))):
             shadows.append(Shadow("LD_LIBRARY_PATH", folder, same))
-        if "libcuda.so.1" in names and "compat" in folder:
+        if "libcuda.so.1" in names and "compat" in Path(folder).parts:
             compatibility = folder
     for word in filter(None, re.split(r"[:\s]+", variables.get("LD_PRELOAD", ""))):
         library = tuple(libraries_in([Path(word).name])) or tuple(
@@ -527,7 +532,7 @@ def read_environment(
         if living is None:
             return Environment(command[0], str(error), is_other, driver=driver)
         program = living
-    interpreter = read_interpreter(program, variables.values)
+    interpreter = read_interpreter(program, variables.values, directory)
     found, leftovers, doubled = _installed(interpreter.places)
     packages = {one.name: one.version for one in found}
     demands: list[Demand] = []

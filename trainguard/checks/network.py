@@ -128,7 +128,7 @@ def judge_port(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         yield attention(subject, f"is not the daemon's: {who} listens on it", remedy)
     else:
         remedy = f"see whose it is, and end it, or choose another port ({place.source})"
-        yield bad(subject, f"is taken by {who}: a start dies of 'address already in use'", remedy)
+        yield bad(subject, f"is taken by {who}: the ranks of a start cannot meet there", remedy)
 
 
 def judge_interface(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
@@ -169,7 +169,7 @@ def chosen_interfaces(text: str, interfaces: Sequence[Interface], is_exact: bool
     def is_named(name: str) -> bool:
         return name in names if whole else name.startswith(tuple(names))
 
-    # NCCL takes the loopback only where it is named.
+    # Nobody who excludes some means to be left with the loopback.
     chosen = [one for one in interfaces if is_named(one.name) is not excludes]
     return [one for one in chosen if not (excludes and one.name == "lo")]
 

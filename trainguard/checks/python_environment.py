@@ -6,7 +6,6 @@ from trainguard.checks.values import (
     Absent,
     Check,
     Facts,
-    Measure,
     Reading,
     Told,
     attention,
@@ -143,7 +142,6 @@ def judge_version(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     elif not found.places:
         yield bad(SUBJECT, f"{found.program} has no folder of packages", "make the environment anew")
     else:
-        yield Measure("python_packages", float(len(now.packages)))
         kind = "virtual environment" if found.virtual else "interpreter"
         yield ok(SUBJECT, f"Python {found.version} at {found.program} ({kind}), {len(now.packages)} packages")
 

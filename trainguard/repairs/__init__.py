@@ -1,6 +1,7 @@
 """Repairs: what is safe to mend and can be undone. A row of a table each, recorded before it acts."""
 
 from trainguard.repairs.carrying import (
+    STAYS,
     UnknownRecordError,
     carry_out,
     list_records,
@@ -13,6 +14,7 @@ from trainguard.repairs.values import Outcome, Plan, Record, Repair
 
 __all__ = (
     "REPAIRS",
+    "STAYS",
     "Outcome",
     "Plan",
     "Record",

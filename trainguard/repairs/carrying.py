@@ -30,6 +30,10 @@ from trainguard.run_folder import HeldError, RunFolder
 LOCK_SECONDS = 2.0
 
 
+# How the lines of `undo` begin that say what was not put back.
+STAYS = ("not undone", "stays")
+
+
 class UnknownRecordError(ExpectedError):
     """An id that no record has."""
 
