@@ -37,7 +37,7 @@ demo: .venv/run
 	$(BIN)/python examples/demo.py
 
 test: .venv/dev
-	$(BIN)/python -m pytest --ignore tests/integration $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -n 3 --ignore tests/integration $(PYTEST_ARGUMENTS)
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -46,7 +46,7 @@ check: .venv/dev
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 integration: .venv-integration/done
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-integration/bin/python -m pytest tests/integration $(PYTEST_ARGUMENTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-integration/bin/python -m pytest -n 2 tests/integration $(PYTEST_ARGUMENTS)
 
 benchmarks: .venv/dev
 	$(BIN)/python benchmarks/recovery.py

@@ -213,7 +213,8 @@ def test_each_setting_takes_what_is_inside_its_bounds_and_nothing_outside(
         (DAEMON + "restarts: {}", "restarts: unknown section; did you mean `restart`?"),
         (
             DAEMON + "zzz: {}",
-            "zzz: unknown section; there are: daemon, progress, checkpoints, watchdog, restart, detector, health, logs",
+            "zzz: unknown section; there are: daemon, progress, checkpoints, watchdog, restart, detector, health, "
+            "logs",
         ),
         (DAEMON + "logs: run", "logs: expected a section of names and values, got 'run'"),
         (DAEMON + "logs: [run]", "logs: expected a section of names and values, got a list of 1"),

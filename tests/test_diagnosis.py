@@ -472,7 +472,7 @@ def test_advice_names_the_package_where_its_name_differs() -> None:
 def test_advice_names_how_much_is_free_on_the_full_disk() -> None:
     facts = Facts(exit_code=1, free_bytes={"/data": 3 << 20, "/": 9 << 30})
     advice = crash_of(traceback("OSError: [Errno 28] No space left on device"), facts).advice
-    assert advice[0].startswith("At that moment /data had 0.0 GiB free")
+    assert advice[0].startswith("At that moment /data had 3.0 MiB free")
 
 
 def test_no_advice_shows_a_name_that_was_not_filled_in() -> None:
