@@ -709,6 +709,7 @@ def test_a_driver_that_hangs_is_one_bad_finding_within_five_seconds(
 
 def test_a_library_that_crashes_is_never_fine(look: Looker) -> None:
     results = look({"gpus": 2}, temperature="crash")
+    assert results.pop("gpu-driver")["status"] == "BAD"
     others = {name: one["status"] for name, one in results.items() if name != "gpu-xid"}
     assert set(others.values()) == {"UNKNOWN"}
 

@@ -1,5 +1,7 @@
 """The frame of the health check: choosing, reading, judging, limits, what counts. Readings run in children."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from trainguard.checks.values import (
     Reading,
     Result,
     Told,
+    Undecided,
     attention,
     bad,
     grade,
@@ -125,6 +128,20 @@ def test_a_check_whose_reading_fails_is_never_fine() -> None:
     result = result_of(heat(reading(fail)))
     assert result.status is Status.UNKNOWN
     assert "/dev/water: Input/output error" in result.findings[0].fact
+
+
+def test_a_check_whose_reading_dies_is_not_decided_and_the_one_that_answers_for_it_is_bad() -> None:
+    source = reading(lambda settings, deep: os.kill(os.getpid(), signal.SIGKILL))
+    checks = [heat(source), heat(source, id="water-there", answers_for=(source,))]
+    settings = settings_with()
+    results = run_checks(checks, settings, limits_of(settings, checks), Past())
+    assert [one.status for one in results] == [Status.UNKNOWN, Status.BAD]
+
+
+def test_a_judgement_may_leave_it_to_the_check_that_answers_for_it() -> None:
+    result = result_of(heat(judge=lambda facts, limits: [Undecided("water: frozen, see water-there")]))
+    assert result.status is Status.UNKNOWN
+    assert result.undecided == "water: frozen, see water-there"
 
 
 def test_a_bug_in_a_judgement_is_told_and_no_other_check_suffers() -> None:

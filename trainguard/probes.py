@@ -33,12 +33,16 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was read, or one clause that says why nothing was; `hung` where the child did not answer in time."""
+    """What was read, or one clause that says why nothing was.
+
+    `hung` where the child did not answer in time, `died` where it ended without an answer, as at a library's fault.
+    """
 
     value: object = None
     problem: str | None = None
     hung: bool = False
     seconds: float = 0.0
+    died: bool = False
 
 
 class _Told(msgspec.Struct):
@@ -142,7 +146,7 @@ def _answer_of(child: _Child, is_late: bool, now: float) -> Answer:
             return Answer(None, told.problem, False, took)
         return Answer(msgspec.msgpack.decode(told.value, type=child.probe.gives), None, False, took)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Answer(None, "what was to read it died", False, took)
+        return Answer(None, "what was to read it died", False, took, died=True)
 
 
 def _leave(pid: int) -> None:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainguard import probes, processes
-from trainguard.checkpoints.listing import Checkpoint, entries, find_folder, find_weights, list_saves
+from trainguard.checkpoints.listing import (
+    Checkpoint,
+    entries,
+    find_folder,
+    find_weights,
+    is_loose,
+    list_saves,
+)
 from trainguard.config import Settings
 from trainguard.files import free_bytes, opened
 from trainguard.identity import Identity
@@ -234,11 +241,8 @@ def read_saves(settings: Settings) -> Saves:
 
 def in_groups(listed: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[Checkpoint]]:
     """Those that are told apart by a number in their names, and single files without a step, each oldest first."""
-    loose = [one for one in listed if one.step < 0 or (not one.is_step and one.path.suffix in _SINGLE)]
+    loose = [one for one in listed if one.step < 0 or is_loose(one)]
     return [one for one in listed if one not in loose], loose
-
-
-_SINGLE = (".ckpt", ".pt", ".pth")
 
 
 def judge(numbered: Sequence[Checkpoint], loose: Sequence[Checkpoint], lives: bool) -> list[Save]:

@@ -9,7 +9,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ CHUNK = 16 << 20
 # What is looked at between two looks into memory fits into a processor's second cache.
 BLOCK = 256 << 10
 FAULTS_AT_MOST = 20
-_SIGNATURE = 46  # PKWARE's APPNOTE.TXT, 4.3.12: a row of the directory without its three texts
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -210,13 +209,11 @@ def list_pieces(descriptor: int, size: int, path: Path, name: str, is_single: bo
 
 
 def _list_zip(descriptor: int, start: int, end: int, has_numbers: bool) -> list[Piece]:
-    effort = _Remembering()
-    entries = read_entries(descriptor, start, end, effort)
-    checksums = _checksums(effort.last, len(entries))
+    entries = read_entries(descriptor, start, end, Effort())
     dtypes = _list_dtypes(descriptor, entries) if has_numbers else {}
     pieces = [
-        Piece(entry.name, start_of(descriptor, entry), entry.size, dtypes.get(entry.name), crc)
-        for entry, crc in zip(entries, checksums, strict=True)
+        Piece(entry.name, start_of(descriptor, entry), entry.size, dtypes.get(entry.name), entry.checksum)
+        for entry in entries
         if entry.method == 0
     ]
     if len(pieces) < len(entries):
@@ -226,25 +223,6 @@ def _list_zip(descriptor: int, start: int, end: int, has_numbers: bool) -> list[
     if ends[-1] > end or any(piece.start < before for piece, before in zip(pieces, ends, strict=False)):
         raise suspect("has entries that lie over each other, or end beyond it")
     return pieces
-
-
-class _Remembering(Effort):
-    """Keeps what was read last: of a zip that is its directory, with the checksums."""
-
-    last = b""
-
-    def read(self, descriptor: int, size: int, start: int) -> bytes:
-        self.last = super().read(descriptor, size, start)
-        return self.last
-
-
-def _checksums(directory: bytes, count: int) -> Iterator[int]:
-    """The CRC-32 of each entry, from a directory that was followed to its end before."""
-    at = 0
-    for _ in range(count):
-        yield int.from_bytes(directory[at + 16 : at + 20], "little")
-        texts = (int.from_bytes(directory[at + place : at + place + 2], "little") for place in (28, 30, 32))
-        at += _SIGNATURE + sum(texts)
 
 
 def _list_dtypes(descriptor: int, entries: Sequence[Entry]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainguard.checkpoints.contents import Contents, list_files, read_checkpoint
 from trainguard.checkpoints.layouts import Part, find
-from trainguard.checkpoints.listing import Checkpoint, find_folder, list_saves
+from trainguard.checkpoints.listing import find_folder, is_loose, list_saves
 from trainguard.checkpoints.ranks import judge_ranks, judge_shards
 from trainguard.checkpoints.verdicts import SEVERITY, Fault, Judgement, Verdict
 
@@ -42,8 +42,8 @@ def judge_newest(directory: Path, living: bool, now_wall: float, below: int | No
     limit = math.inf if below is None else below
     judgements: list[Judgement] = []
     for group in (
-        [save for save in saves if 0 <= save.step < limit and not _is_loose(save)],
-        [save for save in saves if save.step < 0 or _is_loose(save)],
+        [save for save in saves if 0 <= save.step < limit and not is_loose(save)],
+        [save for save in saves if save.step < 0 or is_loose(save)],
     ):
         for place in range(len(group) - 1, -1, -1):
             siblings = [list_files(save) for save in group[max(0, place - SIBLINGS) : place]]
@@ -214,8 +214,3 @@ def _lacks_commit(contents: Contents, siblings: Sequence[Contents]) -> bool:
 def _praise(contents: Contents) -> str:
     count = len(contents.files)
     return f"{count} file{'s' if count != 1 else ''} of {contents.layout.name if contents.layout else '?'} verified"
-
-
-def _is_loose(save: Checkpoint) -> bool:
-    """A single file or a Lightning file whose name tells no step."""
-    return not save.is_step and save.path.suffix in (".ckpt", ".pt", ".pth")

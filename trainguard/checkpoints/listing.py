@@ -98,6 +98,11 @@ def find_folder(directory: Path) -> Path:
     return max(changed, default=(0.0, directory))[1]
 
 
+def is_loose(save: Checkpoint) -> bool:
+    """A single file whose name tells no step: one that is written over, or one of a Lightning run's."""
+    return not save.is_step and save.path.suffix in (".ckpt", ".pt", ".pth")
+
+
 def find_weights(directory: Path) -> str | None:
     """A file of weights in a folder or right below it, by its name, whether or not it is in a checkpoint.
 

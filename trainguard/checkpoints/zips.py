@@ -25,12 +25,13 @@ _LARGE = 0xFFFFFFFF
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry: its name, its size in bytes, where its local header is in the file, how it is compressed."""
+    """One entry: its name, its size in bytes, where its local header is, how it is compressed, its CRC-32."""
 
     name: str
     size: int
     header: int
     method: int
+    checksum: int
 
 
 def read_entries(descriptor: int, start: int, end: int, effort: Effort) -> list[Entry]:
@@ -86,7 +87,7 @@ def _parse(directory: bytes, count: int, start: int, end: int) -> list[Entry]:
             raise suspect(f"has an entry whose two sizes disagree: {name[:80]!r}")
         if start + header + _LOCAL.size + packed > end:
             raise incomplete(f"is damaged: {name[:80]!r} does not lie within it")
-        entries.append(Entry(name, size, start + header, method))
+        entries.append(Entry(name, size, start + header, method, fields[7]))
     if at != len(directory):
         raise incomplete("is damaged in the directory at its end")
     return entries

@@ -15,6 +15,7 @@ from trainguard.checks.values import (
     Measure,
     Reading,
     Told,
+    Undecided,
     attention,
     bad,
     grade,
@@ -91,7 +92,7 @@ def nothing_here(facts: Facts) -> Told:
     now = facts.of(Gpus)
     should_be = expected(facts) or (expected(facts) is None and now.kernel_module is not None)
     if now.hung or (now.error is not None and should_be):
-        return unknown("GPUs", f"nothing is known of them: {now.error or 'no answer'}", "see gpu-driver")
+        return Undecided(f"GPUs: {now.error or 'no answer'}, see gpu-driver")
     return Absent("no GPU answers here" if should_be else "there is no GPU")
 
 

@@ -14,6 +14,7 @@ from trainguard.checks.values import (
     Measure,
     Reading,
     Result,
+    Undecided,
     severity,
     unknown,
 )
@@ -132,6 +133,8 @@ def judge(
     except Exception as error:
         finding = unknown(check.id, f"this check has a bug: {type(error).__name__}: {error}", "report it")
         return Result(check, (finding,), seconds=seconds)
+    if undecided := next((one.why for one in told if isinstance(one, Undecided)), None):
+        return _not_decided(check, undecided, seconds)
     absent = next((one.why for one in told if isinstance(one, Absent)), None)
     findings = [one for one in told if isinstance(one, Finding)]
     if absent is None and not findings:
@@ -143,12 +146,17 @@ def judge(
 
 def _unread(check: Check, reading: Reading, answer: probes.Answer, seconds: float) -> Result:
     is_own = reading.name in {one.name for one in check.answers_for}
-    if is_own and answer.hung:
-        finding = Finding(check.worst, reading.name, f"hangs: {answer.problem}", f"see --explain {check.id}")
+    if is_own and (answer.hung or answer.died):
+        fact = f"{'hangs' if answer.hung else 'cannot be read'}: {answer.problem}"
+        finding = Finding(check.worst, reading.name, fact, f"see --explain {check.id}")
         return Result(check, (finding,), seconds=seconds)
-    why = f"{reading.name}: {answer.problem}"
+    told = _not_decided(check, f"{reading.name}: {answer.problem}", seconds)
+    return msgspec.structs.replace(told, undecided=None) if is_own else told
+
+
+def _not_decided(check: Check, why: str, seconds: float) -> Result:
     finding = unknown(check.id, f"could not be decided: {why}")
-    return Result(check, (finding,), undecided=None if is_own else why, seconds=seconds)
+    return Result(check, (finding,), undecided=why, seconds=seconds)
 
 
 def acknowledge(results: Sequence[Result], known: Mapping[str, str]) -> list[Result]:

@@ -42,7 +42,13 @@ class Absent(msgspec.Struct, frozen=True):
     why: str
 
 
-Told: TypeAlias = Finding | Measure | Absent
+class Undecided(msgspec.Struct, frozen=True):
+    """A check that has nothing to judge, for a reason that another one answers for: why, as one clause."""
+
+    why: str
+
+
+Told: TypeAlias = Finding | Measure | Absent | Undecided
 
 
 class Reading(msgspec.Struct, frozen=True):
