@@ -89,6 +89,48 @@ def leftovers(box: Sandbox) -> Settings:
     return settings_of(box)
 
 
+def pointer(box: Sandbox) -> Settings:
+    checkpoint(box.folder / "out", 100)
+    (box.folder / "out" / "latest").write_text("checkp")
+    return settings_of(box, checkpoints={"directory": "out"})
+
+
+def link(box: Sandbox) -> Settings:
+    checkpoint(box.folder / "out", 100)
+    (box.folder / "out" / "last.ckpt").symlink_to("epoch=1-step=5.ckpt")
+    return settings_of(box, checkpoints={"directory": "out"})
+
+
+def closed(box: Sandbox) -> Settings:
+    (box.folder / "out").mkdir(mode=0o500)
+    return settings_of(box, checkpoints={"directory": "out"})
+
+
+def stale(box: Sandbox) -> Settings:
+    (box.folder / "daemon.pid").write_text(str(dead_pid()))
+    aged(box.folder / "daemon.pid")
+    return settings_of(box, daemon={"pid_file": "daemon.pid"})
+
+
+def request(box: Sandbox) -> Settings:
+    (box.logs / "request.json").write_text('{"request":"pause"}')
+    aged(box.logs / "request.json")
+    return settings_of(box)
+
+
+def logs(box: Sandbox) -> Settings:
+    for name in ("training_output.log", "watchdog.log", "events.jsonl"):
+        (box.logs / name).write_text(name[0] * 1000)
+    return settings_of(box, health={"limits": {"log-size.attention": 1000}})
+
+
+def torn_records(box: Sandbox) -> Settings:
+    (incident(box.logs, "torn") / "incident.json").write_text('{"id": "to')
+    (box.logs / "health.jsonl").write_bytes(b"\xff" * 100)
+    (box.logs / "acknowledged.json").write_text("[")
+    return settings_of(box)
+
+
 def contents(folder: Path) -> set[str]:
     """The content of every file that is there, wherever and under whatever name."""
     return {path.read_bytes().hex() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
@@ -114,6 +156,13 @@ FAULTS = {
     "open-permissions": permissions,
     "missing-folders": missing,
     "leftover-files": leftovers,
+    "broken-pointer": pointer,
+    "dangling-link": link,
+    "closed-folder": closed,
+    "stale-pid-file": stale,
+    "stuck-request": request,
+    "long-logs": logs,
+    "broken-records": torn_records,
 }
 
 
