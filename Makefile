@@ -37,7 +37,7 @@ demo: .venv/run
 	$(BIN)/python examples/demo.py
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 3 --ignore tests/integration $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --ignore tests/integration $(PYTEST_ARGUMENTS)
 
 check: .venv/dev
 	$(BIN)/ruff check .

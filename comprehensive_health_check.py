@@ -23,16 +23,27 @@ import argparse
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import msgspec
-
-from trainguard import acknowledgements, checks, command_line, health_reports, moments, processes, vitals
+from trainguard import (
+    acknowledgements,
+    checks,
+    command_line,
+    health_reports,
+    moments,
+    probes,
+    processes,
+    vitals,
+)
+from trainguard.acknowledgements import Acknowledgement, read_acknowledgements
 from trainguard.checks import CHECKS, Check, Result
 from trainguard.config import Settings, load_settings
 from trainguard.health import Status
 from trainguard.repairs.values import Outcome
+
+RUN_FOLDER_SECONDS = 2.0
 
 
 def look(chosen: Sequence[Check], settings: Settings, deep: bool) -> list[Result]:
@@ -44,60 +55,60 @@ def look(chosen: Sequence[Check], settings: Settings, deep: bool) -> list[Result
         results = checks.run_checks(chosen, settings, limits, read_past(settings), deep, line.answered)
     finally:
         line.end()
-    known = {name: str(one) for name, one in read_acknowledged(settings).items()}
-    return checks.acknowledge(results, known)
+    return checks.acknowledge(results, read_acknowledged(settings))
+
+
+def ask_alone(what: str, read: Callable[[], object], gives: Any) -> Any:
+    """Something about the run folder, which may lie where nobody answers; None, with a note, where it is not told."""
+    answer = probes.ask([probes.Probe(what, read, gives, RUN_FOLDER_SECONDS)])[what]
+    if answer.problem is not None:
+        command_line.tell_notes([f"{what}: {answer.problem}"])
+    return answer.value
 
 
 def read_past(settings: Settings) -> vitals.Past:
     """The earlier health checks; without any, where they cannot be read, forecasts wait."""
-    try:
-        return vitals.read_past(settings.logs.directory)
-    except OSError as error:
-        command_line.tell_notes([f"the past cannot be read: {command_line.error_sentence(error)}"])
-        return vitals.Past()
+    found = ask_alone("the past", lambda: vitals.read_past(settings.logs.directory), vitals.Past)
+    return found or vitals.Past()
 
 
-def read_acknowledged(settings: Settings) -> dict[str, acknowledgements.Acknowledgement]:
-    """What a person knows of; nothing, where the file is damaged."""
-    try:
-        return acknowledgements.read_acknowledgements(
-            settings.logs.directory, processes.boot_id(), time.time()
-        )
-    except (OSError, msgspec.DecodeError) as error:
-        file = settings.logs.directory / acknowledgements.FILE
-        command_line.tell_notes([f"{file} cannot be read, so that all counts: {error}"])
-        return {}
+def read_acknowledged(settings: Settings) -> dict[str, Acknowledgement]:
+    """What a person knows of; nothing, so that all counts, where the file is damaged."""
+
+    def read() -> object:
+        return read_acknowledgements(settings.logs.directory, processes.boot_id(), time.time())
+
+    return ask_alone("known faults, all of which count now", read, dict[str, Acknowledgement]) or {}
 
 
 def keep(results: Sequence[Result], settings: Settings) -> None:
     """Keep what was measured for the next time; who may not write there only looks."""
-    if not settings.logs.directory.is_dir():
-        return
-    try:
-        vitals.append(settings.logs.directory, checks.sample_of(results, processes.boot_id(), time.time()))
-    except OSError as error:
-        command_line.tell_notes([f"the numbers are not kept: {command_line.error_sentence(error)}"])
+    sample = checks.sample_of(results, processes.boot_id(), time.time())
+
+    def append() -> None:
+        if settings.logs.directory.is_dir():
+            vitals.append(settings.logs.directory, sample)
+
+    ask_alone("the numbers are not kept", append, None)
 
 
 def mend(results: Sequence[Result], settings: Settings, dry: bool) -> list[Outcome]:
     """Carry out the repairs of what is not fine, or if `dry` only plan them."""
     from trainguard import repairs
 
-    told = repairs.unfinished(settings)
-    command_line.tell_notes(
-        f"repair {one.id} was cut off; --undo {one.id} puts back what it did" for one in told
-    )
+    told = ask_alone("earlier repairs", lambda: repairs.unfinished(settings), list[repairs.Record])
+    notes = (f"repair {one.id} was cut off; --undo {one.id} puts back what it did" for one in told or ())
+    command_line.tell_notes(notes)
     wanted = {one.check.fix for one in results if one.status and one.acknowledged is None and one.check.fix}
-    if dry:
-        plans = repairs.plan_repairs(wanted, settings, time.time())
-        return [
-            Outcome(one.repair, None, tuple(step.describe() for step in one.steps), one.left) for one in plans
-        ]
     outcomes = []
-    for repair in (one for one in repairs.REPAIRS if one in wanted):
-        # Each is planned when the ones before it are done: a pointer follows its checkpoint.
-        (plan,) = repairs.plan_repairs([repair], settings, time.time())
-        outcomes.append(repairs.carry_out(plan, settings, time.time()))
+    for plan in repairs.plan_repairs(wanted, settings, time.time()):
+        if dry or not plan.steps:
+            steps = tuple(step.describe() for step in plan.steps)
+            outcomes.append(Outcome(plan.repair, None, steps, plan.left))
+            continue
+        # Planned anew once the ones before it are done: a pointer follows its checkpoint.
+        (again,) = repairs.plan_repairs([plan.repair], settings, time.time())
+        outcomes.append(repairs.carry_out(again, settings, time.time()))
     return outcomes
 
 
@@ -132,15 +143,18 @@ def report(
 
 
 def acknowledge(arguments: Namespace, settings: Settings) -> Status:
-    """Remember that a person knows of these checks."""
-    ids = [check.id for check in checks.choose(CHECKS, arguments.ack)]
+    """Remember that a person knows of the faults that these checks tell now."""
+    chosen = checks.choose(CHECKS, arguments.ack)
+    results = look(chosen, settings, False)
+    faults = {one.check.id: checks.faults_of(one) for one in results if one.status}
     known = read_acknowledged(settings)
-    acknowledgements.acknowledge(settings.logs.directory, known, ids, processes.boot_id(), arguments.until)
-    now_known = read_acknowledged(settings)
-    for check_id in ids:
-        told = now_known.get(check_id, "over already")
-        print(command_line.marked(Status.OK, f"{check_id}: {told}"))
-    return Status.OK
+    acknowledgements.acknowledge(settings.logs.directory, known, faults, processes.boot_id(), arguments.until)
+    known = read_acknowledged(settings)
+    for one in results:
+        told = known.get(one.check.id, "there is no fault to acknowledge")
+        subjects = f" ({', '.join(faults[one.check.id])})" if one.check.id in faults else ""
+        print(command_line.marked(Status.OK, f"{one.check.id}: {told}{subjects}"))
+    return Status.OK if faults else Status.ATTENTION
 
 
 def explain(arguments: Namespace, settings: Settings) -> Status:

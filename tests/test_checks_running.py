@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from trainguard.acknowledgements import Acknowledgement
 from trainguard.checks import CHECKS, running
 from trainguard.checks.running import UnknownCheckError, choose, limits_of, run_checks, worst_of
 from trainguard.checks.values import (
@@ -235,7 +236,6 @@ ROWS = [
         ({"skip": ["water-heat"]}, ["water-salt", "fire-smoke"]),
         ({"components": ["fire"]}, ["fire-smoke"]),
         ({"gate": True}, ["water-salt", "fire-smoke"]),
-        ({"gate": True, "components": ["water"], "skip": ["water-salt"]}, []),
     ],
 )
 def test_checks_are_chosen_by_name_component_and_gate(how: dict[str, Any], ids: list[str]) -> None:
@@ -248,6 +248,8 @@ def test_checks_are_chosen_by_name_component_and_gate(how: dict[str, Any], ids: 
         ({"only": ["water-heet"]}, "did you mean `water-heat`"),
         ({"skip": ["zzz"]}, "--list names all"),
         ({"components": ["watter"]}, "did you mean `water`"),
+        ({"gate": True, "components": ["water"], "skip": ["water-salt"]}, "no check is left"),
+        ({"skip": ["*"]}, "no check is left"),
     ],
 )
 def test_a_name_that_nobody_has_is_refused(how: dict[str, Any], hint: str) -> None:
@@ -256,9 +258,11 @@ def test_a_name_that_nobody_has_is_refused(how: dict[str, Any], hint: str) -> No
     assert hint in str(refused.value)
 
 
-def test_what_is_acknowledged_is_marked_only_where_it_is_not_fine() -> None:
-    known = running.acknowledge([result(Status.BAD), result(Status.OK)], {"water-heat": "known until noon"})
-    assert [one.acknowledged for one in known] == ["known until noon", None]
+def test_what_is_acknowledged_is_marked_only_where_all_its_faults_were_known() -> None:
+    known = {"water-heat": Acknowledgement(0.0, "boot", None, ("a",))}
+    other = Result(heat(), (Finding(Status.BAD, "a", "b"), Finding(Status.BAD, "c", "d")))
+    told = running.acknowledge([result(Status.BAD), result(Status.OK), other], known)
+    assert [one.acknowledged for one in told] == ["known until the next boot", None, None]
 
 
 def test_severity_puts_what_was_not_decided_between_attention_and_bad() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import nvml
 import pytest
+from checkpoint_files import hugging_face
 from disk_faults import mute
 from support import ROOT, Sandbox
 
@@ -74,7 +75,7 @@ def test_a_damaged_file_of_acknowledgements_is_told_and_all_counts(ready: Sandbo
     ready.configure(health={"limits": {"memory-available.bad": 100.0}})
     (ready.logs / "acknowledged.json").write_text("{")
     answer = call(ready, "--only", "memory-available")
-    assert answer.returncode == 2 and "so that all counts" in answer.stderr
+    assert answer.returncode == 2 and "all of which count now" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ def faulty(ready: Sandbox) -> Sandbox:
     return ready
 
 
+@pytest.mark.xdist_group("shared memory")  # what they look at is the machine's
 def test_fix_with_dry_run_tells_what_it_would_do_and_changes_nothing(faulty: Sandbox) -> None:
     before = tree_of(faulty.folder)
     answer = call(faulty, "--fix", "--dry-run")
@@ -241,3 +243,80 @@ def test_a_dead_mount_a_hanging_driver_and_a_frozen_daemon_hang_nothing(
         assert any(words in f"{one['subject']} {one['fact']}" for one in bad), checks[check]
     assert checks["gpu-temperature"]["status"] == "UNKNOWN"
     assert checks["memory-available"]["status"] == "OK"
+
+
+def test_a_run_folder_that_never_answers_hangs_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+    with mute(tmp_path / "dead") as dead:
+        sandbox.configure(logs={"directory": str(dead / "logs")})
+        began = time.monotonic()
+        answer = call(sandbox, "--json")
+        assert time.monotonic() - began < 40  # far less, where the machine is not busy
+    assert answer.returncode == 2
+    assert "the past: no answer" in answer.stderr
+
+
+# --- what somebody laid there ------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_not_written_through_a_link(ready: Sandbox, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("theirs\n")
+    (ready.logs / "health.jsonl").symlink_to(elsewhere)
+    answer = call(ready, "--only", "memory-available")
+    assert elsewhere.read_text() == "theirs\n" and "not kept" in answer.stderr
+
+
+def test_a_name_that_is_no_text_hides_no_broken_checkpoint_from_the_gate(ready: Sandbox) -> None:
+    ready.configure(checkpoints={"directory": "out"})
+    for step in (100, 200):
+        hugging_face(ready.folder / "out", step)
+    newest = ready.folder / "out" / "checkpoint-200"
+    (newest / "optimizer.pt").write_bytes(b"PK\x03\x04")
+    (newest / os.fsdecode(b"no\xfftext")).touch()
+    for file in (*newest.iterdir(), newest):
+        os.utime(file, (time.time() - 7200,) * 2)
+    assert call(ready, "--gate", "--component", "checkpoints").returncode == 2
+
+
+def test_a_checkpoint_that_was_cut_off_just_now_does_not_pass_the_gate(ready: Sandbox) -> None:
+    ready.configure(checkpoints={"directory": "out"})
+    for step in (100, 200):
+        hugging_face(ready.folder / "out", step)
+    (ready.folder / "out" / "checkpoint-200" / "trainer_state.json").unlink()
+    answer = call(ready, "--gate", "--only", "checkpoint-newest")
+    assert answer.returncode == 1 and "look again" in answer.stdout
+
+
+# --- what is known, and what is not ------------------------------------------------------------------------------
+
+
+def test_an_acknowledgement_hides_no_other_fault_of_the_same_check(ready: Sandbox, tmp_path: Path) -> None:
+    ready.configure(health={"mounts": [str(tmp_path / "one")]})
+    assert call(ready, "--ack", "disk-mounts").returncode == 0
+    assert call(ready, "--only", "disk-mounts").returncode == 0
+    ready.configure(health={"mounts": [str(tmp_path / "one"), str(tmp_path / "two")]})
+    assert call(ready, "--only", "disk-mounts").returncode == 2
+
+
+def test_where_there_is_no_fault_there_is_nothing_to_acknowledge(ready: Sandbox) -> None:
+    answer = call(ready, "--ack", "memory-available")
+    assert answer.returncode == 1 and "no fault" in answer.stdout
+
+
+def test_a_limit_in_bytes_of_ones_own_holds_on_any_disk(ready: Sandbox) -> None:
+    ready.configure(health={"limits": {"disk-free.bad": 1e17}})
+    assert call(ready, "--only", "disk-free").returncode == 2
+
+
+def test_a_gate_without_a_check_is_no_gate(ready: Sandbox) -> None:
+    answer = call(ready, "--gate", "--only", "system-clock")
+    assert answer.returncode == 3 and "no check is left" in answer.stderr
+
+
+def test_a_link_that_was_renamed_once_is_no_fault_any_more(ready: Sandbox) -> None:
+    ready.configure(checkpoints={"directory": "out"})
+    hugging_face(ready.folder / "out", 100)
+    (ready.folder / "out" / "last.ckpt").symlink_to("epoch=1-step=5.ckpt")
+    assert call(ready, "--only", "checkpoint-link").returncode > 0
+    assert call(ready, "--only", "checkpoint-link", "--fix").returncode == 0
+    assert call(ready, "--only", "checkpoint-link").returncode == 0

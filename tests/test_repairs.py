@@ -27,6 +27,9 @@ from trainguard.repairs import REPAIRS, Outcome, Plan
 from trainguard.repairs.openings import fstab_mounts
 from trainguard.run_folder import Event, RunFolder
 
+# Shared memory is the machine's: what one test plans to move, another one may not look into meanwhile.
+pytestmark = pytest.mark.xdist_group("shared memory")
+
 # What a repair leaves in the run folder besides what it mends.
 OWN = ("logs/repairs", "logs/watchdog.lock")
 OLD = 4000.0
@@ -643,3 +646,20 @@ def test_what_is_there_anew_is_not_written_over_by_an_undo(sandbox: Sandbox) -> 
     (sandbox.logs / "request.json").write_text('{"request":"pause"}')
     assert "is there anew" in repairs.undo(settings, record or "")[0]
     assert "pause" in (sandbox.logs / "request.json").read_text()
+
+
+def test_what_cannot_be_put_back_now_can_be_later(sandbox: Sandbox) -> None:
+    sandbox.logs.mkdir()
+    settings = settings_of(sandbox, checkpoints={"directory": "out"})
+    saves = sandbox.folder / "out"
+    checkpoint(saves, 100)
+    checkpoint(saves, 200, whole=False)
+    before = tree(saves)
+    outcome = mend("half-written-checkpoints", settings)
+    saves.rename(sandbox.folder / "away")
+    saves.mkdir()
+    assert any(line.startswith(repairs.STAYS) for line in repairs.undo(settings, outcome.record or ""))
+    saves.rmdir()
+    (sandbox.folder / "away").rename(saves)
+    assert not any(line.startswith(repairs.STAYS) for line in repairs.undo(settings, outcome.record or ""))
+    assert tree(saves) == before

@@ -1,7 +1,7 @@
 """Acknowledgements: faults that a person knows of, which are shown and do not count until they are over."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,11 +13,15 @@ FILE = "acknowledged.json"
 
 
 class Acknowledgement(msgspec.Struct, frozen=True):
-    """Said at `at_wall` in the boot `boot`; over with that boot, and at `until_wall` at the latest (wall seconds)."""
+    """Said at `at_wall` in the boot `boot`; over with that boot, and at `until_wall` at the latest (wall seconds).
+
+    It is of the faults of these `subjects` alone: another one of the same check counts.
+    """
 
     at_wall: float
     boot: str
     until_wall: float | None = None
+    subjects: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         until = "the next boot" if self.until_wall is None else text_of(self.until_wall)
@@ -48,11 +52,17 @@ def holds(one: Acknowledgement, boot: str, now_wall: float) -> bool:
 def acknowledge(
     directory: Path,
     known: Mapping[str, Acknowledgement],
-    ids: Iterable[str],
+    faults: Mapping[str, Sequence[str]],
     boot: str,
     until_wall: float | None,
 ) -> None:
-    """Add these checks to what is `known`; what is over is forgotten. Raises OSError."""
-    added = dict.fromkeys(ids, Acknowledgement(time.time(), boot, until_wall))
+    """Add these checks, each with the subjects of its faults, to what is `known`. Raises OSError.
+
+    What is over is forgotten.
+    """
+    now = time.time()
+    added = {
+        name: Acknowledgement(now, boot, until_wall, tuple(subjects)) for name, subjects in faults.items()
+    }
     directory.mkdir(parents=True, exist_ok=True)
     files.write_whole(directory / FILE, msgspec.json.format(msgspec.json.encode({**known, **added})) + b"\n")

@@ -24,6 +24,7 @@ from trainguard.config import (
     load_settings,
 )
 from trainguard.health import Status, painted
+from trainguard.probes import escaped
 
 # Bytes; less is read before a bar could be seen.
 LONG = 256 << 20
@@ -265,18 +266,8 @@ def json_of(content: object) -> str:
     try:
         encoded = msgspec.json.encode(content)
     except UnicodeEncodeError:
-        encoded = msgspec.json.encode(_escaped(msgspec.to_builtins(content)))
+        encoded = msgspec.json.encode(escaped(msgspec.to_builtins(content)))
     return msgspec.json.format(encoded, indent=2).decode()
-
-
-def _escaped(content: object) -> object:
-    if isinstance(content, str):
-        return content.encode("utf-8", "backslashreplace").decode()
-    if isinstance(content, dict):
-        return {_escaped(name): _escaped(held) for name, held in content.items()}
-    if isinstance(content, list | tuple):
-        return [_escaped(one) for one in content]
-    return content
 
 
 @contextmanager

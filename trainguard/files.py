@@ -93,8 +93,12 @@ def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append one line in one write, so that lines of several writers do not mix. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    """Append one line in one write, so that lines of several writers do not mix.
+
+    Raises OSError, also for a symbolic link (ELOOP): somebody may have laid it there to have another file written.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o644)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -10,12 +10,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 ANSWER_LIMIT = 64 << 20
 GRACE_SECONDS = 0.05
+# What the children are called, so that a look at the process table can tell them.
+NAME = "tg-probe"
 # A child whose parent was killed ends by itself.
 LONE_SECONDS = 5.0
 _CHUNK = 1 << 16
@@ -109,11 +112,12 @@ def _read_and_leave(probe: Probe, writing: int) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, probe.seconds + LONE_SECONDS)
+        Path("/proc/self/comm").write_text(NAME)
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         try:
-            told = _Told(msgspec.msgpack.encode(probe.read()))
+            told = _Told(_encoded(probe.read()))
         except OSError as error:
             named = f"{error.filename}: " if error.filename else ""
             told = _Told(problem=f"{named}{error.strerror or error}")
@@ -125,6 +129,24 @@ def _read_and_leave(probe: Probe, writing: int) -> NoReturn:
     finally:
         # Nothing that the parent registered, and no buffer of its, is the child's to handle.
         os._exit(os.EX_OK)
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:  # a file's name need not be text
+        return msgspec.msgpack.encode(escaped(msgspec.to_builtins(value)))
+
+
+def escaped(content: object) -> object:
+    """Builtin values, in which what no text can hold is written as an escape."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace").decode()
+    if isinstance(content, dict):
+        return {escaped(name): escaped(held) for name, held in content.items()}
+    if isinstance(content, list | tuple):
+        return [escaped(one) for one in content]
+    return content
 
 
 def _has_ended(child: _Child) -> bool:

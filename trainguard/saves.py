@@ -138,12 +138,13 @@ class Saves(msgspec.Struct, frozen=True):
     oldest first. `interval_seconds` and `interval_steps` pass from save to save, `seconds` a save takes.
     `save_total_limit` is transformers' setting, by the newest checkpoint's own record of it. `overwritten`: there is
     one file, written over in place. `stray` are weights in no layout that is known. `lives`: the daemon does, or
-    nobody knows. `problem` is why the folder could not be listed.
+    nobody knows; then it is not `is_sure`. `problem` is why the folder could not be listed.
     """
 
     directory: str | None
     folder: str | None = None
     lives: bool = True
+    is_sure: bool = True
     count: int = 0
     judged: tuple[Save, ...] = ()
     rows: tuple[Row, ...] = ()
@@ -219,6 +220,7 @@ def read_saves(settings: Settings) -> Saves:
         directory=str(directory),
         folder=str(folder),
         lives=lives,
+        is_sure=identity is not None,
         count=len(listed),
         judged=tuple(judged),
         rows=tuple(rows),
@@ -443,7 +445,8 @@ def list_links(folder: Path) -> list[Link]:
 
     links: list[Link] = []
     for entry in entries(folder):
-        if not entry.is_symlink() or len(links) >= LINKS_AT_MOST:
+        is_ours = entry.name.startswith("0-dangling.") or ".before-" in entry.name
+        if is_ours or not entry.is_symlink() or len(links) >= LINKS_AT_MOST:
             continue
         try:
             target = os.readlink(entry.path)  # noqa: PTH115 - a plain string is wanted

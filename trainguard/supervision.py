@@ -349,6 +349,7 @@ def _judged(
 
 def _read_request(folder: RunFolder) -> Waiting | None:
     path = folder.directory / "request.json"
+    since = 0.0
     try:
         since = path.lstat().st_mtime
         content = files.read_small(path, follow=False)

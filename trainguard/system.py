@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainguard import cgroup, files, processes
+from trainguard import cgroup, files, probes, processes
 
 _PROC = Path("/proc")
 _SYS = Path("/sys")
@@ -222,7 +222,7 @@ def read_troubled(
     # This look runs in one of several children, which their parent collects in a moment.
     own = (os.getpid(), os.getppid())
     for row in rows.values():
-        if row.state == "Z" and row.parent not in own:
+        if row.state == "Z" and row.parent not in own and row.name != probes.NAME:
             gone[row.parent] = gone.get(row.parent, 0) + 1
     zombies = [
         Zombies(parent, rows[parent].name if parent in rows else "?", count) for parent, count in gone.items()
@@ -230,6 +230,8 @@ def read_troubled(
     zombies.sort(key=lambda one: -one.count)
     # The kernel's own threads (children of kthreadd, which is 2) wait like that for their work.
     waiting = [row for row in rows.values() if row.state == "D" and 2 not in (row.pid, row.parent)]
+    # A reading of ours that hangs is told by its own check.
+    waiting = [row for row in waiting if row.name != probes.NAME]
     before = {row.pid: _switches(proc, row.pid) for row in waiting}
     if waiting:
         wait(apart)

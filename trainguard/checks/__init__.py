@@ -3,6 +3,7 @@
 from trainguard.checks.running import (
     acknowledge,
     choose,
+    faults_of,
     limits_of,
     only_attention,
     readings_of,
@@ -20,6 +21,7 @@ __all__ = (
     "Result",
     "acknowledge",
     "choose",
+    "faults_of",
     "limits_of",
     "only_attention",
     "readings_of",

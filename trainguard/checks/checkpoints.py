@@ -74,13 +74,18 @@ def judge_newest(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         yield unknown(subject, f"could not be verified: {newest.reason}", "see whether its disk answers")
     elif newest.is_whole:
         yield ok(subject, f"is whole: {newest.reason}, {size_text(newest.size)}")
+    elif newest.verdict == WRITING and not now.is_sure:
+        fact = f"is not whole, and was written just now ({newest.reason}), by whom is not known; {falls_back}"
+        yield unknown(
+            subject, fact, "look again in a minute: what is still not whole then is left of a crash"
+        )
     elif newest.verdict == WRITING:
         yield ok(subject, f"is being written ({newest.reason}); {falls_back}")
     else:
         fact = f"is {newest.verdict}: {newest.reason}; {falls_back}"
-        remedy = f"--fix {HALF_WRITTEN} sets it aside, or start through daemon_watchdog.py, which does"
+        remedy = "--fix sets it aside, or start through daemon_watchdog.py, which does"
         if not facts.settings.checkpoints.set_aside:
-            remedy = f"--fix {HALF_WRITTEN} sets it aside, or rename it, so that the run resumes from another"
+            remedy = "--fix sets it aside, or rename it, so that the run resumes from another"
         yield (bad if newest.spoils else attention)(subject, fact, remedy)
     if newest.step >= 0:
         yield Measure("checkpoint_newest_step", newest.step)
@@ -239,10 +244,10 @@ def judge_pointer(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         subject = f"pointer {pointer.path}"
         named = next((one for one in now.judged if one.name == pointer.target), None)
         if pointer.problem is not None:
-            yield bad(subject, pointer.problem, "--fix broken-pointer leads it to the newest whole one")
+            yield bad(subject, pointer.problem, "--fix leads it to the newest whole one")
         elif named is not None and named.spoils:
             fact = f"names {named.name}, which is {named.verdict}: {named.reason}"
-            yield bad(subject, fact, "--fix broken-pointer leads it to the newest whole one")
+            yield bad(subject, fact, "--fix leads it to the newest whole one")
         elif wholes and wholes[0].name != pointer.target:
             fact = f"names {pointer.target}, and {wholes[0].name} is newer and whole"
             yield attention(
@@ -397,9 +402,7 @@ def judge_link(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         if one.dangles:
             fact = f"leads to {one.target}, which is not there"
             made = bad if one.is_save else attention
-            yield made(
-                f"link {one.name}", fact, "--fix dangling-link, or lead it to a checkpoint that is there"
-            )
+            yield made(f"link {one.name}", fact, "--fix renames it, or lead it to a checkpoint that is there")
     if not any(one.dangles for one in now.links):
         yield ok(SUBJECT, f"{_count(len(now.links), 'symbolic link')} there, none leads into the void")
 
@@ -447,7 +450,7 @@ def judge_rights(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
     if not rights.writable or not rights.readable:
         what = "read" if rights.writable else "written" if rights.readable else "read or written"
         fact = f"cannot be {what} by {who}: it is user {rights.owner}'s, mode {rights.mode:o}"
-        yield bad(subject, fact, f"--fix closed-folder, or chown {rights.uid} {folder}")
+        yield bad(subject, fact, f"--fix opens it, or chown {rights.uid} {folder}")
     if rights.closed:
         more = f" and {len(rights.closed) - 1} more" if len(rights.closed) > 1 else ""
         fact = f"{rights.closed[0]}{more} cannot be read by {who}: a resume fails"

@@ -146,8 +146,12 @@ def judge_free(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:
         if not disk.total or disk.free is None:
             yield unknown(subject, "does not tell its size", "a save there may fail for room unforeseen")
             continue
+        # What a user has set in bytes holds as it is; the defaults fit small disks too.
+        own = {name for name in facts.settings.health.limits if name.startswith("disk-free.")}
         graded = {
-            level: min(limits[level], disk.total * limits[f"{level}-share"] / 100)
+            level: limits[level]
+            if f"disk-free.{level}" in own
+            else min(limits[level], disk.total * limits[f"{level}-share"] / 100)
             for level in ("attention", "bad")
         }
         yield Measure("disk_free_bytes", disk.free, name, graded["attention"], graded["bad"], True)

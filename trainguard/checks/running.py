@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from trainguard import probes
+from trainguard.acknowledgements import Acknowledgement
 from trainguard.checks.values import (
     Absent,
     Check,
@@ -43,13 +44,16 @@ def choose(
         if component not in known:
             hint = did_you_mean(component, known) or f"; there are: {', '.join(known)}"
             raise UnknownCheckError(f"{component}: no component of that name{hint}")
-    return [
+    left = [
         check
         for check in checks
         if check.id in chosen
         and (not components or check.component in components)
         and (check.gates or not gate)
     ]
+    if not left:
+        raise UnknownCheckError("no check is left of what was chosen; --list names all")
+    return left
 
 
 def _named(patterns: Iterable[str], ids: Sequence[str]) -> Iterable[str]:
@@ -159,12 +163,19 @@ def _not_decided(check: Check, why: str, seconds: float) -> Result:
     return Result(check, (finding,), undecided=why, seconds=seconds)
 
 
-def acknowledge(results: Sequence[Result], known: Mapping[str, str]) -> list[Result]:
-    """The results with what a person has acknowledged, by check: why it does not count."""
+def acknowledge(results: Sequence[Result], known: Mapping[str, Acknowledgement]) -> list[Result]:
+    """The results with what a person has acknowledged, by check: all of whose faults were known then."""
     return [
-        msgspec.structs.replace(one, acknowledged=known.get(one.check.id)) if one.status else one
+        msgspec.structs.replace(one, acknowledged=str(known[one.check.id]))
+        if one.check.id in known and one.status and set(faults_of(one)) <= set(known[one.check.id].subjects)
+        else one
         for one in results
     ]
+
+
+def faults_of(result: Result) -> list[str]:
+    """The subjects of what is not fine."""
+    return [one.subject for one in result.findings if one.status]
 
 
 def worst_of(results: Collection[Result]) -> Status:

@@ -245,10 +245,10 @@ def undo(settings: Settings, record_id: str) -> list[str]:
             with contextlib.suppress(OSError):
                 kept.rmdir()
             # Only then: cut off before, it is undone once more, and each step tells how far it is.
-            with contextlib.suppress(OSError):
-                records.write(
-                    settings.logs.directory, replace(record, status="undone", notes=(*record.notes, *told))
-                )
+            if not any(line.startswith(STAYS) for line in told):
+                with contextlib.suppress(OSError):
+                    notes = (*record.notes, *told)
+                    records.write(settings.logs.directory, replace(record, status="undone", notes=notes))
     except (OSError, Refused, ExpectedError) as error:
         hint = "; stop it first: daemon_watchdog.py --stop" if isinstance(error, HeldError) else ""
         return [f"not undone: {_reason(error)}{hint}"]

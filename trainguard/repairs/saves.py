@@ -110,7 +110,11 @@ def plan_dangling_link(settings: Settings, now_wall: float) -> Iterator[Planned]
     folder = find_folder(directory)
     with os.scandir(folder) as entries:
         links = sorted(Path(entry.path) for entry in entries if entry.is_symlink())
-    dangling = [link for link in links if not link.exists() and not link.name.startswith("0-dangling.")]
+    # What was renamed once, and what a pointer was before it was led elsewhere, is left to be put back.
+    links = [
+        link for link in links if not link.name.startswith("0-dangling.") and ".before-" not in link.name
+    ]
+    dangling = [link for link in links if not link.exists()]
     if dangling and (busy := why_busy(settings)) is not None:
         yield Left(busy)
         return
