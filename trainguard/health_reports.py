@@ -105,9 +105,12 @@ def _number(value: float, unit: str) -> str:
 
 def repair_lines(outcomes: Iterable[Outcome], dry: bool) -> list[str]:
     """What `--fix` did, or if `dry` would do: a line for each step, and one for what it leaves and why."""
+    from trainguard.repairs import REPAIRS  # costs time, and only who mends needs it
+
     lines = []
     for one in outcomes:
-        undo = f" (--undo {one.record})" if one.record is not None else ""
+        can_be_undone = one.record is not None and REPAIRS[one.repair].undoable
+        undo = f" (--undo {one.record})" if can_be_undone else ""
         lines += [
             printable(f"{'would' if dry else 'did'}    {one.repair}: {step}{undo}") for step in one.done
         ]

@@ -32,6 +32,8 @@ HALF_WRITTEN = "half-written-checkpoints"
 SIZES = 3
 # A name says that it is a whole one only if it is not being written; what is written now is that old at most.
 WRITTEN_SECONDS = 3600.0
+# Who saves every half hour has nothing to show before that.
+YOUNG_SECONDS = 1800.0
 NOT_SET = Absent("checkpoints.directory is not set")
 WRITING = "writing"
 
@@ -109,6 +111,9 @@ def _judge_none(facts: Facts, now: Saves) -> Told:
     is_there = "is not there" if now.folder is None else "holds no checkpoint"
     if state.run is None:
         return Absent(f"{subject} {is_there} yet, and nothing was started")
+    age = facts.now_wall - state.run.began_wall
+    if step and 0 <= age < YOUNG_SECONDS:
+        return ok(subject, f"{is_there} yet; the run is {duration_text(age)} old")
     if step:
         remedy = (
             "set save_steps so that less than an hour is lost, and see that checkpoints.directory is right"
