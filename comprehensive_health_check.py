@@ -25,7 +25,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainguard import (
     acknowledgements,
@@ -41,7 +41,9 @@ from trainguard.acknowledgements import Acknowledgement, read_acknowledgements
 from trainguard.checks import CHECKS, Check, Result
 from trainguard.config import Settings, load_settings
 from trainguard.health import Status
-from trainguard.repairs.values import Outcome
+
+if TYPE_CHECKING:  # loading the repairs takes time, and few calls mend
+    from trainguard.repairs import Outcome
 
 RUN_FOLDER_SECONDS = 2.0
 
@@ -92,7 +94,7 @@ def keep(results: Sequence[Result], settings: Settings) -> None:
     ask_alone("the numbers are not kept", append, None)
 
 
-def mend(results: Sequence[Result], settings: Settings, dry: bool) -> list[Outcome]:
+def mend(results: Sequence[Result], settings: Settings, dry: bool) -> "list[Outcome]":
     """Carry out the repairs of what is not fine, or if `dry` only plan them."""
     from trainguard import repairs
 
@@ -104,7 +106,7 @@ def mend(results: Sequence[Result], settings: Settings, dry: bool) -> list[Outco
     for plan in repairs.plan_repairs(wanted, settings, time.time()):
         if dry or not plan.steps:
             steps = tuple(step.describe() for step in plan.steps)
-            outcomes.append(Outcome(plan.repair, None, steps, plan.left))
+            outcomes.append(repairs.Outcome(plan.repair, None, steps, plan.left))
             continue
         # Planned anew once the ones before it are done: a pointer follows its checkpoint.
         (again,) = repairs.plan_repairs([plan.repair], settings, time.time())
@@ -122,7 +124,7 @@ def undo(record: str, settings: Settings) -> Status:
 
 
 def report(
-    results: Sequence[Result], outcomes: Sequence[Outcome], arguments: Namespace, seconds: float
+    results: Sequence[Result], outcomes: "Sequence[Outcome]", arguments: Namespace, seconds: float
 ) -> None:
     """Tell the results as the command line wants them."""
     if arguments.prometheus is not None:

@@ -21,11 +21,11 @@ from trainguard.run_folder import Event
 from trainguard.supervision import (
     DAY,
     Verdict,
-    parse_soft_limit,
     read_appetite,
     read_incidents,
     read_supervision,
 )
+from trainguard.system import parse_limits
 
 
 def settings_of(sandbox: Sandbox) -> Settings:
@@ -61,9 +61,9 @@ def test_a_command_is_known_by_its_program_and_all_its_words() -> None:
 
 def test_a_soft_limit_is_the_first_number_of_its_row() -> None:
     text = "Limit   Soft  Hard  Units\nMax open files            1024                 4096                 files\n"
-    assert parse_soft_limit(text) == 1024
-    assert parse_soft_limit(text.replace("1024", "unlimited")) is None
-    assert parse_soft_limit("") is None
+    assert parse_limits(text).get("Max open files") == 1024
+    assert parse_limits(text.replace("1024", "unlimited")).get("Max open files") is None
+    assert parse_limits("").get("Max open files") is None
 
 
 def test_a_run_folder_that_is_not_there_has_nobody(sandbox: Sandbox) -> None:

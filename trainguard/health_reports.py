@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
@@ -13,7 +13,9 @@ from trainguard.checks.values import Check, Limit, Measure, Result, severity
 from trainguard.command_line import counted, printable
 from trainguard.health import Finding, Status, painted
 from trainguard.quantities import size_text
-from trainguard.repairs.values import Outcome
+
+if TYPE_CHECKING:
+    from trainguard.repairs import Outcome
 
 # https://nagios-plugins.org/doc/guidelines.html, the words of a plugin's first line.
 NAGIOS = {Status.OK: "OK", Status.ATTENTION: "WARNING", Status.BAD: "CRITICAL", Status.UNKNOWN: "UNKNOWN"}
@@ -103,8 +105,10 @@ def _number(value: float, unit: str) -> str:
     return size_text(value) if unit == "bytes" else f"{value:g} {unit}".strip()
 
 
-def repair_lines(outcomes: Iterable[Outcome], dry: bool) -> list[str]:
+def repair_lines(outcomes: "Sequence[Outcome]", dry: bool) -> list[str]:
     """What `--fix` did, or if `dry` would do: a line for each step, and one for what it leaves and why."""
+    if not outcomes:
+        return []
     from trainguard.repairs import REPAIRS  # costs time, and only who mends needs it
 
     lines = []

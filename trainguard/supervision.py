@@ -17,6 +17,7 @@ from trainguard.moments import seconds_of
 from trainguard.policy import Alive, Phase, State
 from trainguard.processes import Mark, Process
 from trainguard.run_folder import Event, Holder, RunFolder
+from trainguard.system import parse_limits
 
 if TYPE_CHECKING:  # it costs time, and only the child that reads incidents needs it
     from trainguard.incidents import IncidentRecord
@@ -138,13 +139,6 @@ class Incidents(msgspec.Struct, frozen=True):
     rows: tuple[IncidentRow, ...] = ()
     damaged: tuple[str, ...] = ()
     folders: int = 0
-
-
-def parse_soft_limit(text: str, name: str = "Max open files") -> int | None:
-    """The soft limit of a row of /proc/PID/limits, None where it is unlimited or not told."""
-    row = next((line for line in text.splitlines() if line.startswith(name)), "")
-    soft = row[len(name) :].split()[:1]
-    return int(soft[0]) if soft and soft[0].isdigit() else None
 
 
 def read_supervision(settings: Settings) -> Supervision:
@@ -439,6 +433,6 @@ def _count_files(pid: int) -> int | None:
 
 def _file_limit(pid: int) -> int | None:
     try:
-        return parse_soft_limit(Path(f"/proc/{pid}/limits").read_text())
+        return parse_limits(Path(f"/proc/{pid}/limits").read_text()).get("Max open files")
     except OSError:
         return None

@@ -30,8 +30,6 @@ LOG_FILES = Reading("log files", LogFiles, lambda settings, deep: read_log_files
 HISTORY = Reading("crash history", Remembered, lambda settings, deep: read_history(settings), 5.0)
 COPIES = Reading("copies", Copies, lambda settings, deep: read_copies(settings), 4.0)
 GROWING = ("daemon.log", "progress.log_file", "watchdog.log", "events.jsonl")
-# The watchdog copies once a save is over, and verifies what it copies.
-COPIED_SECONDS = 900.0
 
 
 def judge_daemon_log(facts: Facts, limits: Mapping[str, float]) -> Iterator[Told]:

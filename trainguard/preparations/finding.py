@@ -53,7 +53,7 @@ def find_out(settings: Settings, state: State, subject: str, cache: Path | None)
         past=list_past(settings, state),
         holders=() if run is None else wait_for_gpus(),
     )
-    if run is not None:
+    if run is not None and state.incident is not None and state.incident.step is None:
         prepared = msgspec.structs.replace(prepared, last_step=find_last_step(settings, run))
     lost = None if crash is None else find_lost_step(crash)
     prepared = with_checkpoints(prepared, settings, state.were_aside, lost, notes, writes=cache is not None)

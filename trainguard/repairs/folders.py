@@ -31,11 +31,6 @@ def folder_of(path: Path) -> Folder:
     return Folder(real, os.stat(real).st_ino)  # noqa: PTH116 - a plain string is at hand
 
 
-def folder_made(path: Path) -> Folder:
-    """A folder that will be made. Raises OSError where its first existing parent cannot be looked at."""
-    return Folder(os.path.realpath(path))
-
-
 @contextlib.contextmanager
 def opened(folder: Folder) -> Iterator[int]:
     """A descriptor of exactly this folder, for the calls that take `dir_fd`.
